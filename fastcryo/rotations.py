@@ -1,0 +1,88 @@
+"""RELION's Euler angles and rotation matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from fastcryo.errors import InputError
+
+ORTHONORMALITY_TOLERANCE = 1e-3
+
+
+def rotation_matrices(rot: ArrayLike, tilt: ArrayLike, psi: ArrayLike) -> NDArray[np.float64]:
+    """Turn RELION's angles into rotation matrices.
+
+    Parameters
+    ----------
+    rot, tilt, psi : array_like, shape (n,) or scalars
+        rlnAngleRot, rlnAngleTilt and rlnAnglePsi, degrees (intrinsic ZYZ).
+
+    Returns
+    -------
+    ndarray, shape (n, 3, 3)
+        A, acting on (x, y, z): reference to image coordinates. The first two rows span the slice:
+        image frequency (h, k) reads the volume at ``h * A[0] + k * A[1]``.
+    """
+    angles = np.stack(np.broadcast_arrays(*np.atleast_1d(rot, tilt, psi)), axis=-1)
+    matrices = Rotation.from_euler("ZYZ", angles.astype(np.float64), degrees=True).as_matrix()
+    return np.ascontiguousarray(matrices.transpose(0, 2, 1))
+
+
+def euler_angles(rotations: ArrayLike) -> NDArray[np.float64]:
+    """Turn rotation matrices A into RELION's angles.
+
+    Parameters
+    ----------
+    rotations : array_like, shape (n, 3, 3)
+        As returned by `rotation_matrices`.
+
+    Returns
+    -------
+    ndarray, shape (n, 3)
+        rlnAngleRot, rlnAngleTilt, rlnAnglePsi in degrees.
+    """
+    matrices = np.asarray(rotations, dtype=np.float64).transpose(0, 2, 1)
+    return Rotation.from_matrix(matrices).as_euler("ZYZ", degrees=True, suppress_warnings=True)
+
+
+def random_rotations(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw rotations uniformly; shape (count, 3, 3)."""
+    return np.ascontiguousarray(Rotation.random(count, rng).as_matrix().transpose(0, 2, 1))
+
+
+def orthonormal_rotations(rotations: ArrayLike) -> NDArray[np.float64]:
+    """Check rotation matrices and remove the rounding of single-precision ones.
+
+    Parameters
+    ----------
+    rotations : array_like, shape (n, 3, 3)
+
+    Returns
+    -------
+    ndarray, shape (n, 3, 3), float64
+        The nearest orthonormal matrices.
+
+    Raises
+    ------
+    InputError
+        Wrong shape, a value that is not finite, or a matrix that is no rotation.
+    """
+    matrices = np.asarray(rotations, dtype=np.float64)
+    if matrices.ndim != 3 or matrices.shape[1:] != (3, 3):
+        raise InputError(f"rotations: shape (n, 3, 3) needed, got {matrices.shape}")
+    if len(matrices) == 0:
+        return matrices.copy()
+    if not np.isfinite(matrices).all():
+        bad = np.flatnonzero(~np.isfinite(matrices).all(axis=(1, 2)))
+        raise InputError(f"rotations: {len(bad)} contain NaN or infinity, the first is {bad[0]}")
+    left, values, right = np.linalg.svd(matrices)
+    off = np.abs(values - 1).max(axis=1)
+    bad = np.flatnonzero((off > ORTHONORMALITY_TOLERANCE) | (np.linalg.det(matrices) < 0))
+    if len(bad):
+        raise InputError(
+            f"rotations: {len(bad)} of {len(matrices)} matrices are not rotations "
+            f"(rows orthonormal, determinant +1), the first is {bad[0]}"
+        )
+    return left @ right

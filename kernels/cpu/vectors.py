@@ -1,0 +1,98 @@
+"""Sums and updates of whole half grids.
+
+One plane kz is one unit of work with its own partial sum in float64, so that no result depends on
+the number of threads.
+"""
+
+import numpy as np
+from numba import prange
+
+from fastcryo.kernels._jit import parallel, parallel_reduction
+
+
+@parallel_reduction
+def inner_by_plane(left, right):
+    """Re sum(conj(left) right) of every plane.
+
+    Parameters
+    ----------
+    left, right : (nz, ny, nx), real or complex
+
+    Returns
+    -------
+    sums : (nz,) float64
+    """
+    sums = np.zeros(left.shape[0], np.float64)
+    for z in prange(left.shape[0]):
+        total = 0.0
+        for y in range(left.shape[1]):
+            for x in range(left.shape[2]):
+                a = left[z, y, x]
+                b = right[z, y, x]
+                total += np.float64(a.real) * np.float64(b.real)
+                total += np.float64(a.imag) * np.float64(b.imag)
+        sums[z] = total
+    return sums
+
+
+@parallel
+def finish_sum(total, volume, scale, damping):
+    """Turn a sum over images into its mean plus the prior's term: total <- scale total + damping volume.
+
+    Parameters
+    ----------
+    total : (nz, ny, nx) complex, modified in place
+    volume : (nz, ny, nx) complex
+    scale : float
+    damping : (1, 1, 1) or (nz, ny, nx) float
+    """
+    same = damping.size == 1
+    first = damping[0, 0, 0]
+    for z in prange(total.shape[0]):
+        for y in range(total.shape[1]):
+            for x in range(total.shape[2]):
+                weight = first if same else damping[z, y, x]
+                t = total[z, y, x]
+                v = volume[z, y, x]
+                total[z, y, x] = complex(
+                    scale * t.real + weight * v.real, scale * t.imag + weight * v.imag
+                )
+
+
+@parallel
+def step_along(volume, direction, step):
+    """Move volume <- volume - step direction, in place; both (nz, ny, nx) complex."""
+    for z in prange(volume.shape[0]):
+        for y in range(volume.shape[1]):
+            for x in range(volume.shape[2]):
+                v = volume[z, y, x]
+                d = direction[z, y, x]
+                volume[z, y, x] = complex(v.real - step * d.real, v.imag - step * d.imag)
+
+
+@parallel
+def scale_by(volume, factor, out):
+    """Multiply a complex volume by a real one of the same shape: out <- factor volume."""
+    for z in prange(volume.shape[0]):
+        for y in range(volume.shape[1]):
+            for x in range(volume.shape[2]):
+                v = volume[z, y, x]
+                w = factor[z, y, x]
+                out[z, y, x] = complex(w * v.real, w * v.imag)
+
+
+@parallel
+def damped_norm_by_plane(volume, damping):
+    """Sum damping |volume|^2 of every plane in float64; arguments as in `finish_sum`."""
+    same = damping.size == 1
+    first = damping[0, 0, 0]
+    sums = np.zeros(volume.shape[0], np.float64)
+    for z in prange(volume.shape[0]):
+        total = 0.0
+        for y in range(volume.shape[1]):
+            for x in range(volume.shape[2]):
+                weight = np.float64(first if same else damping[z, y, x])
+                v = volume[z, y, x]
+                total += weight * (np.float64(v.real) ** 2 + np.float64(v.imag) ** 2)
+        sums[z] = total
+    return sums
