@@ -132,7 +132,7 @@ class FourierGrid:
 
     @cached_property
     def plane_multiplicity(self) -> NDArray[np.float64]:
-        """How often a plane kz counts in the full grid: once if it is its own mirror, else twice."""
+        """How often a plane kz counts in the full grid: once if its own mirror, else twice."""
         count = np.full(self.shape[0], 2.0)
         count[0] = 1.0
         if self.box % 2 == 0:

@@ -1,0 +1,1 @@
+"""Files: STAR, cryoSPARC .cs, MRC."""

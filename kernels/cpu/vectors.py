@@ -37,7 +37,7 @@ def inner_by_plane(left, right):
 
 @parallel
 def finish_sum(total, volume, scale, damping):
-    """Turn a sum over images into its mean plus the prior's term: total <- scale total + damping volume.
+    """Turn a sum over images into a mean plus the prior: total <- scale total + damping volume.
 
     Parameters
     ----------
