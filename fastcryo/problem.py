@@ -1,0 +1,472 @@
+"""The objective: loss, gradient, Hessian products and diagonals with known poses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.fft
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastcryo.ctf import CTF
+from fastcryo.errors import InputError
+from fastcryo.grid import FourierGrid
+from fastcryo.kernels import layout
+from fastcryo.kernels.cpu import prepare, vectors
+from fastcryo.operators import SliceOperator
+from fastcryo.rotations import orthonormal_rotations
+from fastcryo.threads import thread_count
+
+if TYPE_CHECKING:
+    from fastcryo.particles import Particles
+
+PREPARATION_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class KnownPoseProblem:
+    """The regularised least-squares problem of a set of images with known poses.
+
+    With n images, noise variance sigma^2 by shell and a prior lambda:
+
+        f(V) = 1/n sum_i 1/2 sum_{|k|<=R} |C_i P_i V - y_i|^2 / sigma^2 + 1/2 sum_k lambda |V|^2
+        grad f(V) = 1/n sum_i P_i^H C_i (C_i P_i V - y_i) / sigma^2 + lambda V
+        H = 1/n sum_i P_i^H C_i^2 P_i / sigma^2 + lambda
+
+    A batch replaces the n images by some of them. Make one with `from_arrays` or `from_particles`.
+
+    Attributes
+    ----------
+    operator : SliceOperator
+    pixel_size : float
+        Of the images as given, angstrom.
+    image_box : int
+        Side of the images as given; `grid.box` may be smaller (Fourier cropping).
+    steps : ndarray, shape (n, 2, 3), int64
+        Fixed-point rows of the rotations.
+    weights : ndarray, shape (n, samples) or (1, samples)
+        C^2 / sigma^2, halved at the origin.
+    data : ndarray, shape (n, samples) or (0, samples)
+        C y / sigma^2, halved at the origin; no rows: metadata only.
+    energies : ndarray, shape (n,)
+        1/2 sum |y|^2 / sigma^2 of every image over its full disc.
+    damping : ndarray, shape (1, 1, 1) or that of the half grid
+        lambda.
+    members : ndarray, shape (m,), int64
+        The images of this problem, indices into the arrays above: subsets share them.
+    mean_inverse_variance : float
+        Mean of 1 / sigma^2 over the disc.
+    """
+
+    operator: SliceOperator
+    pixel_size: float
+    image_box: int
+    steps: NDArray[np.int64]
+    weights: NDArray
+    data: NDArray
+    energies: NDArray[np.float64]
+    damping: NDArray
+    members: NDArray[np.int64]
+    mean_inverse_variance: float
+
+    @property
+    def grid(self) -> FourierGrid:
+        """The Fourier grid of the volume."""
+        return self.operator.grid
+
+    @property
+    def grid_pixel_size(self) -> float:
+        """Voxel size of the volume, angstrom: larger than `pixel_size` after Fourier cropping."""
+        return self.pixel_size * self.image_box / self.grid.box
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.members)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: ArrayLike | None,
+        rotations: ArrayLike,
+        pixel_size: float,
+        ctf: CTF | None = None,
+        shifts: ArrayLike | None = None,
+        *,
+        N: int | None = None,
+        box: int | None = None,
+        radius: int | None = None,
+        resolution: float | None = None,
+        noise_std: ArrayLike = 1.0,
+        regularization: ArrayLike = 1e-8,
+        interpolation: str = "trilinear",
+        dtype: DTypeLike = "float32",
+        backend: str = "auto",
+    ) -> KnownPoseProblem:
+        """Build the problem from arrays.
+
+        Parameters
+        ----------
+        images : array_like, shape (n, M, M), real, or None
+            Images [i, y, x]; None where metadata suffice (Hessian, conditioning), with `N`.
+        rotations : array_like, shape (n, 3, 3)
+        pixel_size : float
+            angstrom.
+        ctf : CTF, optional
+            Of one image or of n.
+        shifts : array_like, shape (n, 2), optional
+            (x, y) in angstrom, sign of rlnOriginXAngst.
+        N : int, optional
+            Image side M, only without images.
+        box : int, optional
+            Fourier-crop the images to this side; the DFT values are kept as they are.
+        radius : int, optional
+            R in Fourier pixels.
+        resolution : float, optional
+            R by resolution in angstrom instead.
+        noise_std : float or array_like
+            sigma of a DFT coefficient, one number or one per shell 0..R.
+        regularization : float or array_like
+            lambda, one number or one per shell 0..R (the last serves beyond).
+        interpolation, dtype, backend
+            See `SliceOperator`.
+
+        Raises
+        ------
+        InputError
+            Input that cannot be used; the message names the argument.
+        """
+        count = len(rotations)
+        if images is None:
+            if N is None:
+                raise InputError("images: without images the box is needed, give N=")
+            side, read = int(N), None
+        else:
+            images = np.asarray(images)
+            if images.ndim != 3 or images.shape[1] != images.shape[2] or np.iscomplexobj(images):
+                raise InputError(
+                    f"images: real values of shape (n, N, N) needed, got {images.shape}"
+                )
+            if len(images) != count:
+                raise InputError(f"images: {len(images)} given, but {count} rotations")
+            side, read = images.shape[1], images.__getitem__
+        setup = _Setup(side, pixel_size, ctf, shifts, rotations)
+        grid = FourierGrid(side if box is None else box, _radius(setup, box, radius, resolution))
+        operator = SliceOperator(grid, interpolation, backend, dtype)
+        return _build(operator, setup, read, noise_std, regularization, progress=None)
+
+    @classmethod
+    def from_particles(
+        cls,
+        particles: Particles,
+        *,
+        box: int | None = None,
+        radius: int | None = None,
+        resolution: float | None = None,
+        noise_std: ArrayLike = 1.0,
+        regularization: ArrayLike = 1e-8,
+        interpolation: str = "trilinear",
+        dtype: DTypeLike = "float32",
+        backend: str = "auto",
+        invert: bool = False,
+        metadata_only: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> KnownPoseProblem:
+        """Build the problem from particles, reading their images block by block.
+
+        Parameters
+        ----------
+        particles : Particles
+            As `fastcryo.read_particles` returns them.
+        invert : bool
+            Multiply the images by -1 (protein black on white).
+        metadata_only : bool
+            Read no image: Hessian and conditioning only.
+        progress : callable, optional
+            Called with (images done, images in all).
+
+        Other parameters are those of `from_arrays`.
+        """
+        setup = _Setup(
+            particles.box,
+            particles.pixel_size,
+            particles.ctf,
+            particles.shifts,
+            particles.rotations,
+        )
+        grid = FourierGrid(
+            particles.box if box is None else box, _radius(setup, box, radius, resolution)
+        )
+        operator = SliceOperator(grid, interpolation, backend, dtype)
+
+        def read(block: slice) -> NDArray:
+            images = particles.images(np.arange(len(particles))[block])
+            return np.negative(images, out=images) if invert else images
+
+        return _build(
+            operator,
+            setup,
+            None if metadata_only else read,
+            noise_std,
+            regularization,
+            progress,
+        )
+
+    def loss(self, volume: NDArray, batch: ArrayLike | None = None) -> float:
+        """Return f of a half grid for a batch (indices), or for all images.
+
+        Raises
+        ------
+        InputError
+            A problem of metadata only, or a batch that cannot be used.
+        """
+        images = self._images(batch)
+        self._need_data()
+        square, mixed = self.operator.energy(volume, self.steps, images, self.weights, self.data)
+        return self._loss(square, mixed, images, self._damped_norm(volume))
+
+    def loss_and_gradient(
+        self, volume: NDArray, batch: ArrayLike | None = None
+    ) -> tuple[float, NDArray]:
+        """Return f and its gradient, the direction of steepest ascent, from one pass."""
+        images = self._images(batch)
+        self._need_data()
+        total, square, mixed = self.operator.normal(
+            volume, self.steps, images, self.weights, self.data
+        )
+        self._finish(total, volume, len(images))
+        return self._loss(square, mixed, images, self._damped_norm(volume)), total
+
+    def hvp(self, direction: NDArray, batch: ArrayLike | None = None) -> NDArray:
+        """Return the Hessian times a half grid."""
+        images = self._images(batch)
+        none = np.empty((0, self.operator.samples), self.operator.dtype)
+        total, _, _ = self.operator.normal(direction, self.steps, images, self.weights, none)
+        self._finish(total, direction, len(images))
+        return total
+
+    def curvature(self, direction: NDArray, batch: ArrayLike | None = None) -> float:
+        """Return <d, H d> from one forward-only pass."""
+        images = self._images(batch)
+        none = np.empty((0, self.operator.samples), self.operator.dtype)
+        square, _ = self.operator.energy(direction, self.steps, images, self.weights, none)
+        return 2 * square / len(images) + self._damped_norm(direction)
+
+    def right_hand_side(self) -> NDArray:
+        """Return b = 1/n sum_i P_i^H C_i y_i / sigma^2, so that H V = b at the minimiser."""
+        _, gradient = self.loss_and_gradient(self.grid.zeros(self.operator.dtype))
+        return np.negative(gradient, out=gradient)
+
+    def to_map(self, volume: NDArray) -> NDArray:
+        """Return the map ``[z, y, x]`` of a solution, in the grey scale of the uncropped box.
+
+        The window of the interpolation is corrected for (`SliceOperator.to_map`).
+        """
+        shown = self.operator.to_map(volume)
+        shown *= (self.grid.box / self.image_box) ** 3
+        return shown
+
+    def hessian_diagonal(self, batch: ArrayLike | None = None) -> NDArray:
+        """Return J = diag H = 1/n sum C^2/sigma^2 w^2 + lambda exactly; a real half grid."""
+        return self._diagonal(batch, squared=True)
+
+    def gridding_weight(self, batch: ArrayLike | None = None) -> NDArray:
+        """Return rho = 1/n sum C^2/sigma^2 w + lambda = H 1, with H <= diag rho."""
+        return self._diagonal(batch, squared=False)
+
+    def with_regularization(self, regularization: ArrayLike) -> KnownPoseProblem:
+        """Return the same problem, sharing its data, with another lambda (number or per shell)."""
+        return replace(self, damping=_damping(self.operator, regularization))
+
+    def select(self, indices: ArrayLike) -> KnownPoseProblem:
+        """Return the problem of some of the images; it shares the prepared data."""
+        return replace(self, members=self._images(indices))
+
+    def _diagonal(self, batch: ArrayLike | None, squared: bool) -> NDArray:
+        images = self._images(batch)
+        total = self.operator.diagonal(self.steps, images, self.weights, squared)
+        total /= len(images)
+        total += self.damping
+        return total
+
+    def _finish(self, total: NDArray, volume: NDArray, count: int) -> None:
+        real = self.operator.real_dtype.type
+        volume = np.ascontiguousarray(volume, self.operator.dtype)
+        vectors.finish_sum(total, volume, real(1 / count), self.damping)
+
+    def _damped_norm(self, volume: NDArray) -> float:
+        return float(
+            vectors.damped_norm_by_plane(volume, self.damping) @ self.grid.plane_multiplicity
+        )
+
+    def _loss(self, square: float, mixed: float, images: NDArray, damped_norm: float) -> float:
+        data_term = square - 2 * mixed + self.energies[images].sum()
+        return float(data_term / len(images) + 0.5 * damped_norm)
+
+    def _images(self, batch: ArrayLike | None) -> NDArray[np.int64]:
+        if batch is None:
+            return self.members
+        images = np.ascontiguousarray(batch)
+        if images.ndim != 1 or images.size == 0 or images.dtype.kind not in "iu":
+            raise InputError("batch: a non-empty list of image indices is needed")
+        if images.min() < 0 or images.max() >= len(self):
+            raise InputError(f"batch: indices must lie between 0 and {len(self) - 1}")
+        return self.members[images]
+
+    def _need_data(self) -> None:
+        if len(self.data) == 0:
+            raise InputError("images: this problem was built from metadata only, it has no loss")
+
+
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """What a set of images says of itself, checked."""
+
+    side: int
+    pixel_size: float
+    ctf: CTF | None
+    shifts: ArrayLike | None
+    rotations: NDArray
+
+    def __post_init__(self):
+        if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
+            raise InputError(f"pixel_size: {self.pixel_size} must be a positive number of angstrom")
+        rotations = orthonormal_rotations(self.rotations)
+        count = len(rotations)
+        if count == 0:
+            raise InputError("images: there are none")
+        shifts = np.zeros((count, 2)) if self.shifts is None else np.asarray(self.shifts, float)
+        if shifts.shape != (count, 2) or not np.isfinite(shifts).all():
+            raise InputError(f"shifts: finite values of shape ({count}, 2) needed")
+        if self.ctf is not None and len(self.ctf) not in (1, count):
+            raise InputError(f"ctf: {len(self.ctf)} functions given for {count} images")
+        object.__setattr__(self, "rotations", rotations)
+        object.__setattr__(self, "shifts", shifts)
+
+    @property
+    def length(self) -> float:
+        """Side of the box, angstrom."""
+        return self.side * self.pixel_size
+
+    def ctf_coefficients(self) -> NDArray:
+        """One row per image; no rows without CTF."""
+        if self.ctf is None:
+            return np.empty((0, 7))
+        coefficients = self.ctf.coefficients()
+        return np.ascontiguousarray(
+            np.broadcast_to(coefficients, (len(self.rotations), coefficients.shape[1]))
+        )
+
+
+def _radius(
+    setup: _Setup, box: int | None, radius: int | None, resolution: float | None
+) -> int | None:
+    """R from a resolution in angstrom, or as given; refuses a box larger than the images."""
+    if box is not None and box > setup.side:
+        raise InputError(f"box: {box} is larger than the images, {setup.side} pixels")
+    if resolution is None:
+        return radius
+    if radius is not None:
+        raise InputError("radius and resolution cannot both be given")
+    nyquist = ((setup.side if box is None else box) - 1) // 2
+    if not resolution > 0 or int(setup.length / resolution) > nyquist + 1:
+        raise InputError(
+            f"resolution: {resolution} angstrom is beyond Nyquist, "
+            f"{setup.length / nyquist:.4g} angstrom is the limit here"
+        )
+    return min(int(setup.length / resolution + 1e-9), nyquist)
+
+
+def _by_shell(name: str, values: ArrayLike, radius: int) -> NDArray[np.float64]:
+    """One number, or values for the shells 0..R at least; checked."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim > 1 or (values.ndim == 1 and len(values) < radius + 1):
+        raise InputError(f"{name}: one number or {radius + 1} values (shells 0 to R) needed")
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise InputError(f"{name}: values must be finite and not negative")
+    return values
+
+
+def _damping(operator: SliceOperator, regularization: ArrayLike) -> NDArray:
+    """Return lambda as the kernels take it: one value, or one per stored coefficient."""
+    values = _by_shell("regularization", regularization, operator.grid.radius)
+    if values.ndim == 0:
+        return np.full((1, 1, 1), values, operator.real_dtype)
+    shells = np.minimum(operator.grid.shells(), len(values) - 1)
+    return values.astype(operator.real_dtype)[shells]
+
+
+def _build(
+    operator: SliceOperator,
+    setup: _Setup,
+    read: Callable[[slice], NDArray] | None,
+    noise_std: ArrayLike,
+    regularization: ArrayLike,
+    progress: Callable[[int, int], None] | None,
+) -> KnownPoseProblem:
+    """Prepare the data in blocks of bounded memory."""
+    radius, count = operator.grid.radius, len(setup.rotations)
+    sigma = _by_shell("noise_std", noise_std, radius)
+    if (sigma <= 0).any():
+        raise InputError("noise_std: every value must be positive")
+    h, k = layout.disc_frequencies(radius)
+    shells = np.rint(np.hypot(h, k)).astype(np.int64)
+    inverse_variance = 1 / (np.full(radius + 1, sigma) if sigma.ndim == 0 else sigma)[shells] ** 2
+    inverse_variance[operator.origin] /= 2
+    ctf = setup.ctf_coefficients()
+    rows = operator.rows
+
+    if len(ctf):
+        weights = np.empty((count, operator.samples), operator.real_dtype)
+        prepare.prepare_weights(rows, ctf, setup.length, inverse_variance, weights)
+    else:
+        weights = inverse_variance[None].astype(operator.real_dtype)
+
+    data = np.empty((0 if read is None else count, operator.samples), operator.dtype)
+    energies = np.zeros(count)
+    shifts = setup.shifts / setup.pixel_size
+    for block in _blocks(0 if read is None else count, setup.side):
+        images = read(block).astype(operator.real_dtype, copy=False)
+        _check_finite(images, block.start)
+        transforms = scipy.fft.rfft2(images, workers=thread_count())
+        prepare.prepare_images(
+            transforms,
+            shifts[block],
+            rows,
+            ctf[block],
+            setup.length,
+            inverse_variance,
+            data[block],
+            energies[block],
+        )
+        if progress is not None:
+            progress(block.stop, count)
+    return KnownPoseProblem(
+        operator=operator,
+        pixel_size=setup.pixel_size,
+        image_box=setup.side,
+        steps=layout.fixed_point_steps(setup.rotations),
+        weights=weights,
+        data=data,
+        energies=energies,
+        damping=_damping(operator, regularization),
+        members=np.arange(count),
+        mean_inverse_variance=float(inverse_variance.mean()),
+    )
+
+
+def _blocks(count: int, side: int) -> Iterator[slice]:
+    """Cut the images into blocks whose transforms take bounded memory."""
+    length = max(1, PREPARATION_BYTES // (8 * side * side))
+    for start in range(0, count, length):
+        yield slice(start, min(start + length, count))
+
+
+def _check_finite(images: NDArray, first: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2)))
+    if len(bad):
+        raise InputError(
+            f"images: {len(bad)} contain NaN or infinity, the first is image {first + bad[0]} "
+            "(from 0); leave them out"
+        )

@@ -1,0 +1,142 @@
+"""Deterministic solvers on all images: conjugate gradients and the Wiener quotient."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastcryo.errors import InputError
+from fastcryo.kernels.cpu import vectors
+from fastcryo.preconditioner import named_diagonal, thresholded_inverse
+from fastcryo.problem import KnownPoseProblem
+
+
+@dataclass(frozen=True, eq=False)
+class SolverResult:
+    """A solution of H V = b.
+
+    Attributes
+    ----------
+    volume : ndarray, half grid
+    converged : bool
+        Whether the tolerance was reached.
+    residual : list of float
+        |b - H V| / |b| before each iteration and at the end.
+    loss : list of float
+        f(V) at the same places, up to the rounding of the recursion.
+    seconds : list of float
+        Time since the start.
+    """
+
+    volume: NDArray
+    converged: bool
+    residual: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def conjugate_gradient(
+    problem: KnownPoseProblem,
+    preconditioner: str | NDArray | None = "exact",
+    tolerance: float = 1e-6,
+    max_iterations: int = 200,
+    initial: NDArray | None = None,
+    callback: Callable[[int, float], None] | None = None,
+) -> SolverResult:
+    """Solve H V = b by conjugate gradients with a diagonal preconditioner.
+
+    Dot products are sums in float64.
+
+    Parameters
+    ----------
+    problem : KnownPoseProblem
+    preconditioner : {"exact", "gridding"}, ndarray or None
+        See `fastcryo.preconditioner.named_diagonal`.
+    tolerance : float
+        Stop at this relative residual.
+    max_iterations : int
+    initial : ndarray, half grid, optional
+        Warm start.
+    callback : callable, optional
+        Called with (iteration, relative residual).
+
+    Returns
+    -------
+    SolverResult
+
+    References
+    ----------
+    Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 49 (1952) 409.
+    """
+    if not 0 < tolerance < 1:
+        raise InputError(f"tolerance: {tolerance} must lie between 0 and 1")
+    if max_iterations < 1:
+        raise InputError(f"max_iterations: {max_iterations} given, at least 1 is needed")
+    began = time.perf_counter()
+    grid, real = problem.grid, problem.operator.real_dtype.type
+    diagonal = named_diagonal(problem, preconditioner)
+    inverse = None if diagonal is None else thresholded_inverse(diagonal, 0.0)
+
+    volume = grid.zeros(problem.operator.dtype)
+    if initial is not None:
+        grid.check(initial)
+        volume[...] = initial
+    loss, residual = problem.loss_and_gradient(volume)
+    np.negative(residual, out=residual)
+    scale = grid.norm(residual) if initial is None else grid.norm(problem.right_hand_side())
+    result = SolverResult(volume, True, [], [], [])
+    if scale == 0:
+        return result
+    scaled = np.empty_like(residual)
+    direction = np.zeros_like(residual)
+    slope = 1.0
+    for iteration in range(max_iterations + 1):
+        relative = grid.norm(residual) / scale
+        result.residual.append(relative)
+        result.loss.append(loss)
+        result.seconds.append(time.perf_counter() - began)
+        if callback is not None:
+            callback(iteration, relative)
+        if relative <= tolerance:
+            return result
+        if iteration == max_iterations:
+            break
+        if inverse is None:
+            scaled[...] = residual
+        else:
+            vectors.scale_by(residual, inverse, scaled)
+        former, slope = slope, grid.inner(residual, scaled)
+        direction *= real(slope / former if iteration else 0.0)
+        direction += scaled
+        product = problem.hvp(direction)
+        curvature = grid.inner(direction, product)
+        if not (np.isfinite(curvature) and curvature > 0):
+            break
+        eta = slope / curvature
+        vectors.step_along(volume, direction, real(-eta))
+        vectors.step_along(residual, product, real(eta))
+        loss -= 0.5 * eta * slope
+    return SolverResult(volume, False, result.residual, result.loss, result.seconds)
+
+
+def wiener(problem: KnownPoseProblem, weight: str | NDArray = "gridding") -> NDArray:
+    """Return the quotient b / (weight + lambda), what gridding programs reconstruct.
+
+    Parameters
+    ----------
+    problem : KnownPoseProblem
+    weight : {"gridding", "exact"} or ndarray
+        The diagonal that stands for H.
+
+    Returns
+    -------
+    ndarray, half grid
+    """
+    inverse = thresholded_inverse(named_diagonal(problem, weight), 0.0)
+    quotient = problem.right_hand_side()
+    vectors.scale_by(quotient, inverse, quotient)
+    return quotient
