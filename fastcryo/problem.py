@@ -279,6 +279,13 @@ class KnownPoseProblem:
         """Return the same problem, sharing its data, with another lambda (number or per shell)."""
         return replace(self, damping=_damping(self.operator, regularization))
 
+    def shell_regularization(self) -> float | list[float]:
+        """Return lambda as it was given: a number, or one per shell 0..R."""
+        if self.damping.size == 1:
+            return float(self.damping[0, 0, 0])
+        c = self.grid.centre
+        return self.damping[: self.grid.radius + 1, c, c].tolist()
+
     def select(self, indices: ArrayLike) -> KnownPoseProblem:
         """Return the problem of some of the images; it shares the prepared data."""
         return replace(self, members=self._images(indices))

@@ -14,7 +14,10 @@ or 2^-52 in float64 and carries the precision of the weights.
 
 from types import SimpleNamespace
 
+from numba import config
+
 from fastcryo.kernels._jit import register
+from fastcryo.kernels.cpu.simd import gather_corners, scatter_corners
 from fastcryo.kernels.layout import FRACTION_BITS, HALF
 
 
@@ -56,7 +59,7 @@ def scatter_power_nearest(volume, qx, qy, qz, n, unit, value, squared):
 
 
 @register
-def gather_trilinear(volume, qx, qy, qz, n, unit):
+def gather_trilinear_plain(volume, qx, qy, qz, n, unit):
     """Read the eight corners of a cell, weighted by the product of 1 - distance along each axis."""
     one = type(unit)(1)
     fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
@@ -74,8 +77,8 @@ def gather_trilinear(volume, qx, qy, qz, n, unit):
 
 
 @register
-def scatter_trilinear(volume, qx, qy, qz, n, unit, re, im):
-    """Add to the eight corners of a cell, the transpose of `gather_trilinear`."""
+def scatter_trilinear_plain(volume, qx, qy, qz, n, unit, re, im):
+    """Add to the eight corners of a cell, the transpose of the above."""
     one = type(unit)(1)
     fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
     gx, gy, gz = one - fx, one - fy, one - fz
@@ -88,6 +91,20 @@ def scatter_trilinear(volume, qx, qy, qz, n, unit, re, im):
         p, q = w * gx, w * fx
         volume[j] = complex(a.real + p * re, a.imag + p * im)
         volume[j + 1] = complex(b.real + q * re, b.imag + q * im)
+
+
+@register
+def gather_trilinear(volume, qx, qy, qz, n, unit):
+    """Do as `gather_trilinear_plain`, with vectors."""
+    fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
+    return gather_corners(volume, cell_index(qx, qy, qz, n), n, n * n, fx, fy, fz)
+
+
+@register
+def scatter_trilinear(volume, qx, qy, qz, n, unit, re, im):
+    """Do as `scatter_trilinear_plain`, with vectors."""
+    fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
+    scatter_corners(volume, cell_index(qx, qy, qz, n), n, n * n, fx, fy, fz, re, im)
 
 
 @register
@@ -114,9 +131,17 @@ NEAREST = SimpleNamespace(
     scatter=scatter_nearest,
     scatter_power=scatter_power_nearest,
 )
-TRILINEAR = SimpleNamespace(
+TRILINEAR_PLAIN = SimpleNamespace(
+    offset=0,
+    gather=gather_trilinear_plain,
+    scatter=scatter_trilinear_plain,
+    scatter_power=scatter_power_trilinear,
+)
+TRILINEAR_VECTORS = SimpleNamespace(
     offset=0,
     gather=gather_trilinear,
     scatter=scatter_trilinear,
     scatter_power=scatter_power_trilinear,
 )
+# Without compilation there are no vectors.
+TRILINEAR = TRILINEAR_PLAIN if config.DISABLE_JIT else TRILINEAR_VECTORS

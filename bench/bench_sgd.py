@@ -1,0 +1,32 @@
+"""One SGD iteration, minibatch of all images of the case, for every variant of the paper."""
+
+import numpy as np
+import pytest
+
+import fastcryo as fc
+
+VARIANTS = {
+    "plain": {"preconditioner": None},
+    "precomputed": {"preconditioner": "exact"},
+    "estimated": {"preconditioner": "hutchinson"},
+    "estimated, no threshold": {"preconditioner": "hutchinson", "threshold": None},
+    "default of reconstruct": {"preconditioner": "gridding", "step": "decay", "initial_step": 1.5},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def bench_iteration(benchmark, case, rate, variant):
+    problem, _ = case
+    options = dict(VARIANTS[variant])
+    if options["preconditioner"] in ("exact", "gridding"):
+        name = options["preconditioner"]
+        diagonal = problem.hessian_diagonal() if name == "exact" else problem.gridding_weight()
+        options["preconditioner"] = np.array(diagonal)
+
+    def iterate():
+        return fc.sgd(problem, epochs=1, batch_size=len(problem), **options)
+
+    benchmark.group = f"SGD iteration and epoch loss N={problem.grid.box}"
+    iterate()
+    benchmark(iterate)
+    rate(benchmark, problem, len(problem))

@@ -1,0 +1,78 @@
+"""What the commands print, with rich."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from fastcryo.demo import Demo
+    from fastcryo.fsc import Comparison
+    from fastcryo.particles import Particles
+    from fastcryo.reconstruct import Reconstruction, Report
+
+
+def new_console() -> Console:
+    """Return a console on standard output."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress_report(console: Console) -> Iterator[Report]:
+    """Show one bar per stage; yields a function of (stage, done, total, detail)."""
+    bar = Progress(
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
+    )
+    tasks = {}
+
+    def report(stage: str, done: int, total: int, detail: str) -> None:
+        if stage not in tasks:
+            tasks[stage] = bar.add_task(stage, total=total, detail=detail)
+        bar.update(tasks[stage], completed=done, total=total, detail=detail)
+
+    with bar:
+        yield report
+
+
+def print_particles(console: Console, particles: Particles) -> None:
+    """Print what was read, in two lines, and what is not modelled."""
+    counts = np.bincount(particles.half, minlength=3)
+    halves = f"half-sets {counts[1]} + {counts[2]}" if counts[0] == 0 else "no half-sets"
+    console.print(
+        f"{particles.source}: {len(particles)} particles, box {particles.box}, "
+        f"{particles.pixel_size:.4g} Å/pixel, {halves}, "
+        f"{'CTF' if particles.ctf is not None else 'no CTF'}"
+    )
+    for note in particles.notes:
+        console.print(f"note: {note}")
+
+
+def print_reconstruction(console: Console, result: Reconstruction) -> None:
+    """Print the resolution, the time and where the files are."""
+    if result.resolution is not None:
+        console.print(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143)")
+    console.print(f"time: {result.seconds:.1f} s")
+    console.print(f"report: {result.folder / 'run_report.png'}")
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Print the resolution and a table of the curve."""
+    for line in comparison.lines():
+        console.print(line)
+
+
+def print_demo(console: Console, result: Demo) -> None:
+    """Print how good the map is, how the paper's variants end, and where the files are."""
+    for line in result.lines():
+        console.print(line)

@@ -1,0 +1,505 @@
+"""From particles to half-maps, FSC and report: what ``fastcryo reconstruct`` does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastcryo import plots
+from fastcryo._version import __version__
+from fastcryo.checkpoint import load_checkpoint, save_checkpoint
+from fastcryo.errors import InputError
+from fastcryo.fsc import FSCCurves, half_map_curves, resolution_at, shell_correlation
+from fastcryo.grid import FourierGrid
+from fastcryo.io.atomic import replacing
+from fastcryo.io.fsc_files import write_fsc_star, write_fsc_xml
+from fastcryo.io.mrc import write_map
+from fastcryo.noise import estimate_noise_std, wiener_prior
+from fastcryo.operators import SliceOperator
+from fastcryo.particles import Particles
+from fastcryo.preconditioner import named_diagonal
+from fastcryo.problem import KnownPoseProblem
+from fastcryo.sgd import Progress, SGDState, sgd
+from fastcryo.solvers import conjugate_gradient, wiener
+
+Report = Callable[[str, int, int, str], None]
+
+SOLVERS = ("sgd", "cg", "wiener")
+# The half-maps whose FSC gives the prior are solved with this fraction of the shell's mean J as
+# lambda, enough to keep voxels that no image sees from growing.
+WEAK_PRIOR = 0.1
+PRIOR_TOLERANCE, PRIOR_ITERATIONS = 0.03, 15
+SMALLEST_BATCH, LARGEST_BATCH, BATCHES_PER_EPOCH = 50, 1000, 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to reconstruct; the defaults are what measurements recommend (docs/defaults.md).
+
+    Attributes
+    ----------
+    solver : {"sgd", "cg", "wiener"}
+    interpolation : {"trilinear", "nearest"}
+    preconditioner : {"gridding", "exact", "hutchinson"} or None
+    step : {"decay", "armijo", "exact"} or float
+    initial_step : float or None
+        None: 1.5 for "decay" with "gridding" (any step below 2 is safe with all images), else
+        what `fastcryo.sgd.sgd` chooses.
+    threshold, beta, armijo, epochs
+        See `fastcryo.sgd.sgd`.
+    batch_size : int or None
+        None: a tenth of the set, from 50 to 1000.
+    average : bool
+        Average the iterates of the second half.
+    regularization : float or None
+        None: the Wiener prior by shell, from the half-maps; else lambda.
+    maxres : float or None
+        Highest resolution used, angstrom.
+    box : int or None
+        Fourier-crop the images to this side.
+    subset : int
+        0: half-maps and the map of all; 1 or 2: only that half.
+    invert : bool
+    seed : int
+    """
+
+    solver: str = "sgd"
+    interpolation: str = "trilinear"
+    preconditioner: str | None = "gridding"
+    step: str | float = "decay"
+    initial_step: float | None = None
+    threshold: str | float | None = "auto"
+    beta: float = 0.9
+    armijo: float = 0.99
+    epochs: int = 10
+    batch_size: int | None = None
+    average: bool = True
+    regularization: float | None = None
+    maxres: float | None = None
+    box: int | None = None
+    subset: int = 0
+    invert: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.solver not in SOLVERS:
+            raise InputError(
+                f"solver: {self.solver!r} is unknown, choose from {', '.join(SOLVERS)}"
+            )
+        if self.subset not in (0, 1, 2):
+            raise InputError(f"subset: {self.subset} is unknown, choose 1 or 2 (0: all)")
+
+    def sgd_options(self, images: int) -> dict:
+        """Return the arguments of `fastcryo.sgd.sgd` for a set of so many images."""
+        batch = self.batch_size
+        if batch is None:
+            batch = min(max(images // BATCHES_PER_EPOCH, SMALLEST_BATCH), LARGEST_BATCH)
+        first = self.initial_step
+        if first is None and self.step == "decay" and self.preconditioner == "gridding":
+            first = 1.5
+        return {
+            "epochs": self.epochs,
+            "batch_size": batch,
+            "preconditioner": self.preconditioner,
+            "step": self.step,
+            "initial_step": first,
+            "threshold": self.threshold,
+            "beta": self.beta,
+            "armijo": self.armijo,
+            "average": self.average,
+        }
+
+
+# Algorithm 1 of the paper with its published settings; batches of 1000, lambda = 1e-8.
+PUBLISHED = Settings(
+    preconditioner="hutchinson",
+    step="armijo",
+    batch_size=1000,
+    average=False,
+    regularization=1e-8,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """One reconstructed map with the story of its making.
+
+    Attributes
+    ----------
+    name : str
+        "half1", "half2" or "full".
+    volume : ndarray, half grid
+    regularization : float or list of float
+        lambda, a number or by shell.
+    history : dict
+        Lists by iteration and epoch; see `fastcryo.sgd.History` and `fastcryo.solvers`.
+    preconditioner : ndarray or None
+        Mean of the diagonal by shell.
+    """
+
+    name: str
+    volume: NDArray = field(repr=False)
+    regularization: float | list[float]
+    history: dict
+    preconditioner: NDArray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What `reconstruct` made.
+
+    Attributes
+    ----------
+    folder : Path
+    solutions : dict of Solution
+    curves : FSCCurves or None
+        None where only one half was wanted.
+    resolution : float or None
+        angstrom, at FSC = 0.143.
+    pixel_size : float
+        Of the maps, angstrom.
+    seconds : float
+    """
+
+    folder: Path
+    solutions: dict[str, Solution]
+    curves: FSCCurves | None
+    resolution: float | None
+    pixel_size: float
+    seconds: float
+
+
+def silent(stage: str, done: int, total: int, detail: str) -> None:
+    """Report nothing."""
+
+
+def reconstruct(
+    particles: Particles,
+    folder: str | os.PathLike,
+    settings: Settings | None = None,
+    *,
+    mask: NDArray | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Report = silent,
+    command: str = "",
+) -> Reconstruction:
+    """Reconstruct half-maps and the map of all particles, and write everything to a folder.
+
+    Files: ``run_half1_class001_unfil.mrc``, ``run_half2_class001_unfil.mrc``,
+    ``run_class001.mrc``, ``run_fsc.star``, ``run_fsc.xml``, ``run_history.json``,
+    ``run_report.png``; ``checkpoint_*.npz`` while the run lasts.
+
+    Parameters
+    ----------
+    particles : Particles
+    folder : path
+    settings : Settings, optional
+    mask : ndarray, optional
+        For the FSC, same box as the maps, values 0 to 1.
+    resume : bool
+        Go on after the last epochs that a killed run of the same command has finished.
+    overwrite : bool
+        Replace the files of an earlier run.
+    report : callable
+        Called with (stage, done, total, detail).
+    command : str
+        Command line, for the record.
+
+    Returns
+    -------
+    Reconstruction
+
+    Raises
+    ------
+    InputError
+        Input that cannot be used; files already written stay as they are.
+    """
+    began = time.perf_counter()
+    settings = Settings() if settings is None else settings
+    if settings.subset:
+        particles = particles.select(np.flatnonzero(particles.half == settings.subset))
+        if len(particles) == 0:
+            raise InputError(
+                f"{particles.source}: no particle has rlnRandomSubset {settings.subset}, "
+                "leave out --subset"
+            )
+    half_sets = particles.half_sets(settings.seed)
+    for number, members in enumerate(half_sets, 1):
+        if len(members) == 0:
+            raise InputError(
+                f"{particles.source}: half-set {number} is empty, at least two particles with "
+                "different rlnRandomSubset are needed"
+            )
+    folder = open_folder(folder, resume, overwrite)
+    identity = fingerprint(particles, settings)
+
+    problem = prepare(particles, settings, report)
+    halves = [problem.select(members) for members in half_sets]
+    priors = regularizations(problem, halves, settings, report)
+    jobs = {"half1": halves[0], "half2": halves[1], "full": problem}
+    if settings.subset:
+        jobs = {"full": problem}
+    solutions = {}
+    for number, (name, job) in enumerate(jobs.items()):
+        solutions[name] = solve(
+            name,
+            job.with_regularization(priors[name]),
+            settings,
+            checkpoint=folder / f"checkpoint_{name}.npz",
+            identity=identity,
+            resume=resume,
+            seed=[settings.seed, number],
+            report=report,
+        )
+
+    report("writing", 0, 1, "")
+    pixel_size = problem.grid_pixel_size
+    curves = resolution = None
+    if settings.subset:
+        shown = problem.to_map(solutions["full"].volume)
+        write_map(folder / map_name(f"half{settings.subset}"), shown, pixel_size)
+    else:
+        maps = {name: problem.to_map(s.volume) for name, s in solutions.items()}
+        for name, shown in maps.items():
+            write_map(folder / map_name(name), shown, pixel_size)
+        shown = maps["full"]
+        curves = half_map_curves(maps["half1"], maps["half2"], mask, seed=settings.seed)
+        resolution = resolution_at(curves.best, 0.143, pixel_size, problem.grid.box)
+        names = [map_name("half1"), map_name("half2")]
+        write_fsc_star(folder / "run_fsc.star", curves, pixel_size, resolution, names, command)
+        write_fsc_xml(folder / "run_fsc.xml", curves, pixel_size)
+    result = Reconstruction(
+        folder, solutions, curves, resolution, pixel_size, time.perf_counter() - began
+    )
+    write_history(folder / "run_history.json", result, particles, settings, command)
+    plots.save_report(folder / "run_report.png", result, shown)
+    for name in jobs:
+        (folder / f"checkpoint_{name}.npz").unlink(missing_ok=True)
+    report("writing", 1, 1, "")
+    return result
+
+
+def map_name(name: str) -> str:
+    """Return the file name of a map, as RELION and its users expect it."""
+    return "run_class001.mrc" if name == "full" else f"run_{name}_class001_unfil.mrc"
+
+
+def open_folder(folder: str | os.PathLike, resume: bool, overwrite: bool) -> Path:
+    """Make the output folder; refuse one that holds an earlier run unless told what to do."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror}), choose another --out"
+        ) from error
+    checkpoints = sorted(folder.glob("checkpoint_*.npz"))
+    if overwrite:
+        for path in checkpoints:
+            path.unlink()
+    elif not resume:
+        earlier = sorted(folder.glob("run_*")) + checkpoints
+        if earlier:
+            raise InputError(
+                f"{folder}: already holds {earlier[0].name}, "
+                "choose another --out, or add --overwrite or --resume"
+            )
+    return folder
+
+
+def fingerprint(particles: Particles, settings: Settings) -> str:
+    """Return a hash of all that a result depends on."""
+    digest = hashlib.sha256(f"{__version__} {settings} {particles.stacks}".encode())
+    arrays = [particles.rotations, particles.shifts, particles.half]
+    arrays += [particles.stack, particles.slice, np.array([particles.pixel_size, particles.box])]
+    if particles.ctf is not None:
+        arrays.append(particles.ctf.coefficients())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def prepare(particles: Particles, settings: Settings, report: Report) -> KnownPoseProblem:
+    """Estimate the noise, read all images and pack what the objective needs."""
+    # With all shells up to Nyquist, so that any radius finds its own.
+    full_radius = (particles.box - 1) // 2
+    report("noise", 0, 1, "")
+    sigma = estimate_noise_std(particles, full_radius)
+    report("noise", 1, 1, "")
+    return KnownPoseProblem.from_particles(
+        particles,
+        box=settings.box,
+        resolution=settings.maxres,
+        noise_std=sigma,
+        regularization=0.0,
+        interpolation=settings.interpolation,
+        invert=settings.invert,
+        progress=lambda done, total: report("reading images", done, total, ""),
+    )
+
+
+def memory_needed(particles: Particles, settings: Settings) -> int:
+    """Return the bytes that the prepared data and the working volumes will take."""
+    box = settings.box or particles.box
+    operator = SliceOperator(FourierGrid(box), settings.interpolation)
+    per_image = operator.samples * (8 + (4 if particles.ctf is not None else 0))
+    volumes = 12 * int(np.prod(operator.grid.shape)) * 8
+    return len(particles) * per_image + volumes
+
+
+def regularizations(
+    problem: KnownPoseProblem,
+    halves: list[KnownPoseProblem],
+    settings: Settings,
+    report: Report,
+) -> dict[str, float | NDArray]:
+    """Return lambda of both half-maps and of the full map.
+
+    The Wiener prior is that of the Fourier coefficients V, whose noise is not spread evenly over
+    the box; so its FSC is that of the weakly regularised minimisers, before any window or mask.
+    """
+    if settings.regularization is not None:
+        return dict.fromkeys(("half1", "half2", "full"), settings.regularization)
+    grid = problem.grid
+    diagonals, weak = [], []
+    for number, half in enumerate(halves, 1):
+        diagonal = half.hessian_diagonal()
+        lam = WEAK_PRIOR * grid.shell_means(diagonal)
+        damped = half.with_regularization(lam)
+
+        def tell(iteration: int, residual: float, number: int = number) -> None:
+            detail = f"residual {residual:.3f}"
+            report(f"prior, half {number}", iteration, PRIOR_ITERATIONS, detail)
+
+        weak.append(
+            conjugate_gradient(
+                damped, "exact", PRIOR_TOLERANCE, PRIOR_ITERATIONS, callback=tell
+            ).volume
+        )
+        report(f"prior, half {number}", PRIOR_ITERATIONS, PRIOR_ITERATIONS, "")
+        diagonals.append(diagonal)
+    fsc = smooth(shell_correlation(grid, *weak))
+    return {
+        "half1": wiener_prior(grid, diagonals[0], fsc),
+        "half2": wiener_prior(grid, diagonals[1], fsc),
+        "full": wiener_prior(grid, problem.hessian_diagonal(), fsc, halves=2),
+    }
+
+
+def smooth(curve: NDArray) -> NDArray:
+    """Return a curve averaged over three neighbouring shells."""
+    padded = np.pad(curve, 1, mode="edge")
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+def solve(
+    name: str,
+    problem: KnownPoseProblem,
+    settings: Settings,
+    *,
+    checkpoint: Path,
+    identity: str,
+    resume: bool,
+    seed: list[int],
+    report: Report,
+) -> Solution:
+    """Solve one map with the solver of the settings."""
+    lam = problem.shell_regularization()
+    if settings.solver == "sgd":
+        state = None
+        if resume and checkpoint.exists():
+            state = load_checkpoint(checkpoint, identity)
+
+        def tell(p: Progress) -> None:
+            done, total = p.epoch * p.iterations + p.iteration + 1, p.epochs * p.iterations
+            detail = f"epoch {p.epoch + 1}, loss {p.loss:.6g}, step {p.step:.3g}"
+            report(f"{name}", done, total, detail)
+
+        def keep(state: SGDState) -> None:
+            save_checkpoint(checkpoint, state, identity)
+
+        result = sgd(
+            problem,
+            rng=np.random.default_rng(seed),
+            callback=tell,
+            resume=state,
+            checkpoint=keep,
+            **settings.sgd_options(len(problem)),
+        )
+        diagonal, volume, history = (
+            result.preconditioner,
+            result.volume,
+            asdict(result.history),
+        )
+    elif settings.solver == "cg":
+        result = conjugate_gradient(
+            problem,
+            callback=lambda i, r: report(name, i, 200, f"residual {r:.2e}"),
+        )
+        diagonal, volume = problem.hessian_diagonal(), result.volume
+        history = {
+            "residual": result.residual,
+            "epoch_loss": result.loss,
+            "epoch_seconds": result.seconds,
+        }
+        report(name, 200, 200, "")
+    else:
+        diagonal = named_diagonal(problem, "gridding")
+        volume = wiener(problem, diagonal)
+        history = {"epoch_loss": [problem.loss(volume)]}
+        report(name, 1, 1, "")
+    shells = None if diagonal is None else problem.grid.shell_means(diagonal)
+    return Solution(name, volume, lam, history, shells)
+
+
+def write_history(
+    path: Path,
+    result: Reconstruction,
+    particles: Particles,
+    settings: Settings,
+    command: str,
+) -> None:
+    """Write what was done, with what, and how it went, as JSON."""
+    curves = None
+    if result.curves is not None:
+        curves = {
+            key: value.tolist() for key, value in asdict(result.curves).items() if value is not None
+        }
+    record = {
+        "version": __version__,
+        "command": command,
+        "particles": str(particles.source),
+        "images": len(particles),
+        "image_box": particles.box,
+        "image_pixel_size": particles.pixel_size,
+        "map_pixel_size": result.pixel_size,
+        "settings": asdict(settings),
+        "notes": list(particles.notes),
+        "resolution": result.resolution,
+        "fsc": curves,
+        "seconds": result.seconds,
+        "maps": {
+            name: {
+                "regularization": s.regularization,
+                "preconditioner_by_shell": None
+                if s.preconditioner is None
+                else s.preconditioner.tolist(),
+                **s.history,
+            }
+            for name, s in result.solutions.items()
+        },
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
