@@ -23,6 +23,7 @@ OVERRIDES = (
     "epochs",
     "batch_size",
     "regularization",
+    "noise",
 )
 
 
@@ -63,7 +64,14 @@ def positive_number(text: str) -> float:
 
 def step_rule(text: str) -> str | float:
     """Parse a step rule or a constant step."""
-    return text if text in ("armijo", "exact", "decay") else positive_number(text)
+    if text in ("armijo", "exact", "decay"):
+        return text
+    try:
+        return positive_number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: choose decay, armijo, exact or a positive number"
+        ) from None
 
 
 def number_or_wiener(text: str) -> float | None:
@@ -194,11 +202,17 @@ def _reconstruct(commands) -> None:
     )
     option(
         solver,
+        "--noise",
+        choices=("estimated", "unit"),
+        help="noise by shell from the corners of the images (default), or variance 1",
+    )
+    option(
+        solver,
         "--published",
         action="store_true",
         default=False,
         help="Algorithm 1 of the paper with its published settings (hutchinson, armijo 0.99, "
-        "batches of 1000, lambda 1e-8); other options still override",
+        "batches of 1000, lambda 1e-8, noise 1); other options still override",
     )
     data = parser.add_argument_group("data")
     option(data, "--maxres", type=positive_number, help="highest resolution used, angstrom")
@@ -398,7 +412,7 @@ def run_simulate(arguments: argparse.Namespace) -> None:
 def run_fsc(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo fsc``."""
     from fastcryo import console
-    from fastcryo.fsc import compare_files
+    from fastcryo.compare import compare_files
 
     comparison = compare_files(
         arguments.map1,
@@ -409,7 +423,7 @@ def run_fsc(arguments: argparse.Namespace) -> None:
     )
     console.print_comparison(console.new_console(), comparison)
     if arguments.out:
-        comparison.save(arguments.out, overwrite=arguments.overwrite)
+        comparison.save(arguments.out, arguments.command_line, arguments.overwrite)
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from fastcryo.compare import Comparison
     from fastcryo.demo import Demo
-    from fastcryo.fsc import Comparison
     from fastcryo.particles import Particles
     from fastcryo.reconstruct import Reconstruction, Report
 
@@ -27,10 +27,8 @@ def progress_report(console: Console) -> Iterator[Report]:
     """Show one bar per stage; yields a function of (stage, done, total, detail)."""
     bar = Progress(
         TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=16),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("{task.fields[detail]}"),
         console=console,
     )

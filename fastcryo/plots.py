@@ -43,15 +43,18 @@ def save_report(path: str | os.PathLike, result: Reconstruction, shown: NDArray)
     shown : ndarray, shape (N, N, N)
         The map to show.
     """
-    figure = new_figure(12, 7.5)
-    axes = figure.subplots(2, 3)
+    figure = new_figure(14, 7.5)
+    top, bottom = ["slices"] * 8 + ["fsc"] * 4, ["loss", "steps", "diagonal", "prior"]
+    axes = figure.subplot_mosaic(
+        [top, [name for name in bottom for _ in range(3)]], height_ratios=[1.25, 1]
+    )
     box = len(shown)
-    _slices(axes[0, 0], shown, result.pixel_size)
-    _fsc(axes[0, 1], result, box)
-    _loss(axes[0, 2], result)
-    _steps(axes[1, 0], result)
-    _by_shell(axes[1, 1], result, box, "preconditioner", "preconditioner D, mean by shell")
-    _by_shell(axes[1, 2], result, box, "regularization", "prior λ by shell")
+    _slices(axes["slices"], shown, result.pixel_size)
+    _fsc(axes["fsc"], result, box)
+    _loss(axes["loss"], result)
+    _steps(axes["steps"], result)
+    _by_shell(axes["diagonal"], result, box, "preconditioner", "preconditioner D, shell means")
+    _by_shell(axes["prior"], result, box, "regularization", "prior λ")
     title = f"{result.folder.name}: box {box}, {result.pixel_size:.4g} Å"
     if result.resolution is not None:
         title += f", resolution {result.resolution:.2f} Å at FSC 0.143"
@@ -70,6 +73,13 @@ def _slices(axes: Axes, volume: NDArray, pixel_size: float) -> None:
     axes.set_title(f"central slices, {box * pixel_size:.0f} Å across")
 
 
+def _say(axes: Axes, text: str) -> None:
+    """Put words where a curve would stand."""
+    axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
 def _resolution_axis(axes: Axes, length: float, shells: int) -> None:
     ticks = [s for s in np.linspace(0, shells - 1, 6).round() if s > 0]
     axes.set_xticks(ticks, [f"{length / s:.1f}" for s in ticks])
@@ -80,7 +90,7 @@ def _resolution_axis(axes: Axes, length: float, shells: int) -> None:
 def _fsc(axes: Axes, result: Reconstruction, box: int) -> None:
     axes.set_title("half-map FSC")
     if result.curves is None:
-        axes.text(0.5, 0.5, "one half only", ha="center", transform=axes.transAxes)
+        _say(axes, "one half only")
         return
     curves = result.curves
     for label in ("unmasked", "masked", "randomised", "corrected"):
@@ -112,16 +122,19 @@ def _steps(axes: Axes, result: Reconstruction) -> None:
         if s.history.get("step")
     }
     if not steps:
-        axes.text(0.5, 0.5, "no steps", ha="center", transform=axes.transAxes)
+        _say(axes, "no steps")
         return
     everything = np.concatenate(list(steps.values()))
     positive = everything[everything > 0]
     if len(positive) == 0:
-        axes.text(0.5, 0.5, "all steps were refused", ha="center", transform=axes.transAxes)
+        _say(axes, "all steps were refused")
         return
-    edges = np.geomspace(positive.min() * 0.99, positive.max() * 1.01, 31)
+    edges = np.geomspace(positive.min() * 0.9, positive.max() * 1.1, 31)
     axes.hist(list(steps.values()), bins=edges, label=list(steps), stacked=True)
     axes.set_xscale("log")
+    marks = sorted({float(f"{m:.2g}") for m in np.geomspace(*edges[[0, -1]], 4)})
+    axes.set_xticks(marks, [f"{m:g}" for m in marks])
+    axes.minorticks_off()
     axes.set_xlabel("η")
     axes.set_ylabel("iterations")
     axes.legend(frameon=False)
@@ -142,9 +155,11 @@ def _by_shell(axes: Axes, result: Reconstruction, box: int, field: str, title: s
         constant = next(iter(result.solutions.values()))
         values = getattr(constant, field)
         text = "none" if values is None else f"constant, {values:.3g}"
-        axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
+        _say(axes, text)
         return
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low / 2, high * 2)
     _resolution_axis(axes, box * result.pixel_size, shells)
     axes.legend(frameon=False)
 

@@ -61,6 +61,8 @@ class Settings:
         Average the iterates of the second half.
     regularization : float or None
         None: the Wiener prior by shell, from the half-maps; else lambda.
+    noise : {"estimated", "unit"}
+        sigma by shell from the corners of the images, or 1 as in the paper.
     maxres : float or None
         Highest resolution used, angstrom.
     box : int or None
@@ -83,6 +85,7 @@ class Settings:
     batch_size: int | None = None
     average: bool = True
     regularization: float | None = None
+    noise: str = "estimated"
     maxres: float | None = None
     box: int | None = None
     subset: int = 0
@@ -94,6 +97,8 @@ class Settings:
             raise InputError(
                 f"solver: {self.solver!r} is unknown, choose from {', '.join(SOLVERS)}"
             )
+        if self.noise not in ("estimated", "unit"):
+            raise InputError(f"noise: {self.noise!r} is unknown, choose estimated or unit")
         if self.subset not in (0, 1, 2):
             raise InputError(f"subset: {self.subset} is unknown, choose 1 or 2 (0: all)")
 
@@ -118,13 +123,15 @@ class Settings:
         }
 
 
-# Algorithm 1 of the paper with its published settings; batches of 1000, lambda = 1e-8.
+# Algorithm 1 of the paper with its published settings: its D_0 = 1, steps and threshold presume
+# noise of variance 1.
 PUBLISHED = Settings(
     preconditioner="hutchinson",
     step="armijo",
     batch_size=1000,
     average=False,
     regularization=1e-8,
+    noise="unit",
 )
 
 
@@ -333,11 +340,12 @@ def fingerprint(particles: Particles, settings: Settings) -> str:
 
 def prepare(particles: Particles, settings: Settings, report: Report) -> KnownPoseProblem:
     """Estimate the noise, read all images and pack what the objective needs."""
-    # With all shells up to Nyquist, so that any radius finds its own.
-    full_radius = (particles.box - 1) // 2
-    report("noise", 0, 1, "")
-    sigma = estimate_noise_std(particles, full_radius)
-    report("noise", 1, 1, "")
+    sigma = 1.0
+    if settings.noise == "estimated":
+        report("noise", 0, 1, "")
+        # All shells up to Nyquist, so that any radius finds its own.
+        sigma = estimate_noise_std(particles, (particles.box - 1) // 2)
+        report("noise", 1, 1, "")
     return KnownPoseProblem.from_particles(
         particles,
         box=settings.box,
@@ -424,7 +432,7 @@ def solve(
 
         def tell(p: Progress) -> None:
             done, total = p.epoch * p.iterations + p.iteration + 1, p.epochs * p.iterations
-            detail = f"epoch {p.epoch + 1}, loss {p.loss:.6g}, step {p.step:.3g}"
+            detail = f"epoch {p.epoch + 1} loss {p.loss:.6g} step {p.step:.2g}"
             report(f"{name}", done, total, detail)
 
         def keep(state: SGDState) -> None:
