@@ -1,4 +1,4 @@
-"""Every option of Numba's decorators.
+"""Every option of Numba's decorators, and the cache of compiled kernels.
 
 ``error_model="numpy"`` removes the zero test from divisions (0.14 instead of 2.15 ns each). The
 only floating-point licence is ``contract`` (fused multiply-add); NaN keeps its meaning, because the
@@ -6,13 +6,55 @@ line search relies on it. `register` makes a plain function callable from compil
 stays a plain function, so that kernels made by a factory are found again in the cache on disk.
 """
 
+import contextlib
+import hashlib
+from pathlib import Path
+
 import numba
 from numba.extending import register_jitable
 
-FLAGS = {"error_model": "numpy", "fastmath": {"contract"}}
-REDUCTION_FLAGS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+FLAGS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+REDUCTION_FLAGS = FLAGS | {"fastmath": {"contract", "reassoc", "nsz"}}
 
-register = register_jitable(**FLAGS)
-serial = numba.njit(cache=True, nogil=True, **FLAGS)
-parallel = numba.njit(parallel=True, cache=True, nogil=True, **FLAGS)
-parallel_reduction = numba.njit(parallel=True, cache=True, nogil=True, **REDUCTION_FLAGS)
+
+def _hash_of_sources():
+    """Hash of every kernel's source."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+SOURCES = _hash_of_sources()
+
+
+def _cached(function, **options):
+    """Compile lazily, and keep the result on disk until any kernel's source changes.
+
+    Numba's own stamp sees a function's file, not those of the functions it calls. Where nothing can
+    be written (no folder of its own, no user cache), each process compiles anew.
+    """
+    compiled = numba.njit(**options)(function)
+    if not numba.config.DISABLE_JIT:
+        with contextlib.suppress(RuntimeError):
+            compiled.enable_caching()
+            compiled._cache._cache_file._source_stamp = SOURCES
+    return compiled
+
+
+def serial(function):
+    """Compile a function for one thread."""
+    return _cached(function, **FLAGS)
+
+
+def parallel(function):
+    """Compile a function whose prange loops are shared among threads."""
+    return _cached(function, parallel=True, **FLAGS)
+
+
+def parallel_reduction(function):
+    """Compile a parallel function whose inner sums may be reordered to be vectorised."""
+    return _cached(function, parallel=True, **REDUCTION_FLAGS)
+
+
+register = register_jitable(error_model="numpy", fastmath={"contract"})
