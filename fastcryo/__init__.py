@@ -3,12 +3,16 @@
 from fastcryo._version import __version__
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
+from fastcryo.fsc import fsc, resolution_at
 from fastcryo.grid import FourierGrid
 from fastcryo.operators import SliceOperator
+from fastcryo.particles import Particles, read_particles
+from fastcryo.phantom import phantom
 from fastcryo.preconditioner import hutchinson_diagonal
 from fastcryo.problem import KnownPoseProblem
 from fastcryo.rotations import rotation_matrices
 from fastcryo.sgd import sgd
+from fastcryo.simulate import simulate, simulate_arrays
 from fastcryo.solvers import conjugate_gradient, wiener
 
 __all__ = [
@@ -16,11 +20,18 @@ __all__ = [
     "FourierGrid",
     "InputError",
     "KnownPoseProblem",
+    "Particles",
     "SliceOperator",
     "__version__",
     "conjugate_gradient",
+    "fsc",
     "hutchinson_diagonal",
+    "phantom",
+    "read_particles",
+    "resolution_at",
     "rotation_matrices",
     "sgd",
+    "simulate",
+    "simulate_arrays",
     "wiener",
 ]

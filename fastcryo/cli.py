@@ -363,22 +363,15 @@ def reconstruct_settings(arguments: argparse.Namespace):
 
 def run_info(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo info``."""
-    import json
-
     from fastcryo import console
-    from fastcryo.info import describe_file, print_info
+    from fastcryo.info import describe, print_info
     from fastcryo.io.atomic import replacing
 
-    info = describe_file(
-        _particles_path(arguments),
-        image_root=arguments.image_root,
-        passthrough=arguments.passthrough,
-        pixel_size=arguments.angpix,
-    )
+    info = describe(_read(arguments, need_images=False))
     print_info(info, console.new_console())
     if arguments.json:
         with replacing(arguments.json) as temporary:
-            temporary.write_text(json.dumps(info.as_dict(), indent=1) + "\n")
+            temporary.write_text(info.as_json())
 
 
 def run_simulate(arguments: argparse.Namespace) -> None:
@@ -448,7 +441,7 @@ def _particles_path(arguments: argparse.Namespace) -> str:
     return arguments.positional_input or arguments.input
 
 
-def _read(arguments: argparse.Namespace):
+def _read(arguments: argparse.Namespace, need_images: bool = True):
     from fastcryo.particles import read_particles
 
     return read_particles(
@@ -456,6 +449,7 @@ def _read(arguments: argparse.Namespace):
         image_root=arguments.image_root,
         passthrough=arguments.passthrough,
         pixel_size=arguments.angpix,
+        need_images=need_images,
     )
 
 

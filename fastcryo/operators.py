@@ -20,15 +20,6 @@ WINDOW_ORDER = {"nearest": 1, "trilinear": 2}
 BACKENDS = ("auto", "cpu")
 PRECISIONS = {"float32": (np.complex64, np.float32(2.0**-24)), "float64": (np.complex128, 2.0**-52)}
 
-# Cells of a tile along z and y, by the radius from which on they serve. Fewer, larger tiles cost less
-# per sample; too few leave threads idle, and too large ones leave the cache.
-TILE_SHAPES = {0: (8, 16), 48: (16, 32)}
-
-
-def tile_shape(radius: int) -> tuple[int, int]:
-    """Return the cells of a tile along z and y; it must not depend on the number of threads."""
-    return TILE_SHAPES[max(r for r in TILE_SHAPES if r <= radius)]
-
 
 class SliceOperator:
     """P: the central slices of a volume, and its exact transpose.
@@ -76,7 +67,7 @@ class SliceOperator:
         self.rows = layout.disc_rows(grid.radius)
         self.samples = int(self.rows[-1, 0] + self.rows[-1, 2])
         self.origin = layout.origin_sample(grid.radius)
-        self._tiles, self._colours = layout.disc_tiles(grid.radius, *tile_shape(grid.radius))
+        self._tiles, self._colours = layout.disc_tiles(grid.radius, *layout.tile_shape(grid.radius))
 
     def forward(self, volume: NDArray, rotations: ArrayLike) -> NDArray:
         """Slice a half grid.

@@ -22,7 +22,7 @@ from fastcryo.threads import thread_count
 if TYPE_CHECKING:
     from fastcryo.particles import Particles
 
-PREPARATION_BYTES = 64 * 2**20
+PREPARATION_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,11 @@ class KnownPoseProblem:
                 )
             if len(images) != count:
                 raise InputError(f"images: {len(images)} given, but {count} rotations")
-            side, read = images.shape[1], images.__getitem__
+            side = images.shape[1]
+
+            def read(block: slice) -> NDArray:
+                return _finite(images[block], block.start)
+
         setup = _Setup(side, pixel_size, ctf, shifts, rotations)
         grid = FourierGrid(side if box is None else box, _radius(setup, box, radius, resolution))
         operator = SliceOperator(grid, interpolation, backend, dtype)
@@ -435,7 +439,6 @@ def _build(
     shifts = setup.shifts / setup.pixel_size
     for block in _blocks(0 if read is None else count, setup.side):
         images = read(block).astype(operator.real_dtype, copy=False)
-        _check_finite(images, block.start)
         transforms = scipy.fft.rfft2(images, workers=thread_count())
         prepare.prepare_images(
             transforms,
@@ -470,10 +473,12 @@ def _blocks(count: int, side: int) -> Iterator[slice]:
         yield slice(start, min(start + length, count))
 
 
-def _check_finite(images: NDArray, first: int) -> None:
+def _finite(images: NDArray, first: int) -> NDArray:
+    """Return images if all their pixels are finite numbers."""
     bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2)))
     if len(bad):
         raise InputError(
             f"images: {len(bad)} contain NaN or infinity, the first is image {first + bad[0]} "
             "(from 0); leave them out"
         )
+    return images

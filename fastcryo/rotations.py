@@ -1,10 +1,12 @@
-"""RELION's Euler angles and rotation matrices."""
+"""RELION's Euler angles and rotation matrices.
+
+scipy.spatial takes 0.15 s to import, so it is imported where it is used.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 
 from fastcryo.errors import InputError
 
@@ -25,6 +27,8 @@ def rotation_matrices(rot: ArrayLike, tilt: ArrayLike, psi: ArrayLike) -> NDArra
         A, acting on (x, y, z): reference to image coordinates. The first two rows span the slice:
         image frequency (h, k) reads the volume at ``h * A[0] + k * A[1]``.
     """
+    from scipy.spatial.transform import Rotation
+
     angles = np.stack(np.broadcast_arrays(*np.atleast_1d(rot, tilt, psi)), axis=-1)
     matrices = Rotation.from_euler("ZYZ", angles.astype(np.float64), degrees=True).as_matrix()
     return np.ascontiguousarray(matrices.transpose(0, 2, 1))
@@ -43,13 +47,37 @@ def euler_angles(rotations: ArrayLike) -> NDArray[np.float64]:
     ndarray, shape (n, 3)
         rlnAngleRot, rlnAngleTilt, rlnAnglePsi in degrees.
     """
+    from scipy.spatial.transform import Rotation
+
     matrices = np.asarray(rotations, dtype=np.float64).transpose(0, 2, 1)
     return Rotation.from_matrix(matrices).as_euler("ZYZ", degrees=True, suppress_warnings=True)
 
 
 def random_rotations(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw rotations uniformly; shape (count, 3, 3)."""
+    from scipy.spatial.transform import Rotation
+
     return np.ascontiguousarray(Rotation.random(count, rng).as_matrix().transpose(0, 2, 1))
+
+
+def rotations_from_vectors(vectors: ArrayLike) -> NDArray[np.float64]:
+    """Turn rotation vectors (axis times angle in radians) into matrices A.
+
+    cryoSPARC's vector is that of the ZYZ rotation which RELION's angles describe, from image to
+    reference coordinates; A goes the other way (cryoDRGN and pyem transpose it as well).
+
+    Parameters
+    ----------
+    vectors : array_like, shape (n, 3)
+
+    Returns
+    -------
+    ndarray, shape (n, 3, 3)
+    """
+    from scipy.spatial.transform import Rotation
+
+    matrices = Rotation.from_rotvec(np.asarray(vectors, dtype=np.float64)).as_matrix()
+    return np.ascontiguousarray(matrices.transpose(0, 2, 1))
 
 
 def orthonormal_rotations(rotations: ArrayLike) -> NDArray[np.float64]:

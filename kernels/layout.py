@@ -78,6 +78,15 @@ def fixed_point_steps(rotations):
     return np.rint(np.asarray(rotations)[:, :2] * SHRINK * ONE).astype(np.int64)
 
 
+def tile_shape(radius):
+    """Return the cells of a tile along z and y; they must not depend on the number of threads.
+
+    Fewer, larger tiles cost less per sample; too few leave threads idle, and too large ones leave
+    the cache.
+    """
+    return (8, 16) if radius < 48 else (16, 32)
+
+
 def disc_tiles(radius, thickness, width):
     """Cut the cells (y, z) of the half ball into tiles that one thread owns at a time.
 

@@ -7,13 +7,12 @@ from hypothesis import strategies as st
 
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu.segments import find_segments
-from fastcryo.operators import TILE_THICKNESS, TILE_WIDTH
 from fastcryo.rotations import rotation_matrices
 
 from . import naive
 
 RADII = (1, 3, 7, 8, 15, 16, 31, 47, 95)
-CUTS = ((TILE_THICKNESS, TILE_WIDTH), (1, 1), (3, 2))
+CUTS = ((8, 16), (16, 32), (1, 1), (3, 2))
 
 
 @pytest.mark.parametrize("radius", RADII)

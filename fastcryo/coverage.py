@@ -1,0 +1,83 @@
+"""How evenly the views of a data set cover Fourier space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIRECTIONS = 2000
+VIEWS_AT_ONCE = 1024
+UNKNOWN_RADIUS = 32  # Fourier pixels, where the box is not known
+CROWDED, FLAT = 0.6, 0.1  # moments of views around one direction, and in one plane
+UNEVEN = 0.45
+GAPS = 0.01
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How evenly the views cover space; symmetry is not taken into account.
+
+    Parameters
+    ----------
+    moments : tuple of 3 floats
+        Eigenvalues of the mean of v v^T over viewing directions v, ascending; 1/3 each for even
+        views.
+    uncovered : float
+        Share of the directions of Fourier space, 0 to 1, that no slice meets within half a Fourier
+        pixel at the last shell.
+    verdict : str
+        The same in words.
+    """
+
+    moments: tuple[float, float, float]
+    uncovered: float
+    verdict: str
+
+
+def pose_coverage(rotations: NDArray[np.float64], box: int | None = None) -> Coverage:
+    """Measure how well views cover Fourier space.
+
+    Parameters
+    ----------
+    rotations : ndarray, shape (n, 3, 3)
+        A, reference to image coordinates; n at least 1.
+    box : int, optional
+        Side of the images, pixels: the larger, the finer are the Fourier pixels at the last shell.
+
+    Returns
+    -------
+    Coverage
+    """
+    views = rotations[:, 2]
+    moments = np.linalg.eigvalsh(views.T @ views / len(views))
+    radius = UNKNOWN_RADIUS if box is None else max((box - 1) // 2, 1)
+    left = _directions()
+    for start in range(0, len(views), VIEWS_AT_ONCE):
+        # The slice of a view is the plane normal to it: the sine is the distance of a direction.
+        sines = np.abs(left @ views[start : start + VIEWS_AT_ONCE].T).min(axis=1)
+        left = left[sines > 0.5 / radius]
+    uncovered = len(left) / DIRECTIONS
+    return Coverage(tuple(moments.tolist()), uncovered, _verdict(moments, uncovered))
+
+
+def _directions() -> NDArray[np.float64]:
+    """Spread points over half a sphere by the golden angle; the other half is its mirror image."""
+    height = (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS
+    azimuth = np.pi * (3 - np.sqrt(5)) * np.arange(DIRECTIONS)
+    ring = np.sqrt(1 - height**2)
+    return np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), height], axis=1)
+
+
+def _verdict(moments: NDArray[np.float64], uncovered: float) -> str:
+    if moments[2] > CROWDED:
+        spread = "crowded around one direction"
+    elif moments[0] < FLAT:
+        spread = "close to one plane"
+    elif moments[2] > UNEVEN:
+        spread = "uneven"
+    else:
+        spread = "even"
+    gaps = ", with gaps in Fourier space" if uncovered > GAPS else ""
+    return f"{spread}{gaps} (symmetry not counted)"

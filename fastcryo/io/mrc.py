@@ -1,0 +1,238 @@
+"""MRC files: maps read and written whole, image stacks read image by image."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import mmap
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from mrcfile.constants import IMAGE_STACK_SPACEGROUP, VOLUME_SPACEGROUP
+from numpy.typing import ArrayLike, NDArray
+
+from fastcryo.errors import InputError
+from fastcryo.io.atomic import replacing
+from fastcryo.io.mrc_header import (
+    HEADER_BYTES,
+    check_size,
+    layout,
+    new_header,
+    parse_header,
+    voxel_size,
+)
+
+OPEN_STACKS = 64
+DECOMPRESSORS = {b"\x1f\x8b": gzip.decompress, b"BZ": bz2.decompress}
+
+
+def read_map(path: str | os.PathLike, *, cubic: bool = False) -> tuple[NDArray[np.float32], float]:
+    """Read a map, plain or compressed by gzip or bzip2.
+
+    The header's order of axes is respected; its origin and start are not used.
+
+    Parameters
+    ----------
+    path : path
+    cubic : bool
+        Refuse a map that is no cube.
+
+    Returns
+    -------
+    volume : ndarray, float32
+        ``[z, y, x]``.
+    pixel_size : float
+        Angstrom; 0 if the header does not say.
+
+    Raises
+    ------
+    InputError
+        No such file, not MRC, truncated, a stack, voxels that are not cubes, NaN or infinite
+        values, or no cube where one is asked for.
+    """
+    path = Path(path)
+    raw = _read_whole(path)
+    header = parse_header(path, raw[:HEADER_BYTES])
+    dtype, offset = layout(path, header)
+    shape = tuple(int(header[n]) for n in ("nz", "ny", "nx"))
+    check_size(path, len(raw), offset, dtype.itemsize * shape[1] * shape[2], shape[0], "sections")
+    if shape[0] == 1 or (header["ispg"] == IMAGE_STACK_SPACEGROUP and header["mz"] == 1):
+        raise InputError(f"{path}: holds {shape[0]} images, a map is needed")
+    volume = np.frombuffer(raw, dtype, int(np.prod(shape)), offset).reshape(shape)
+    axes = [int(header[n]) for n in ("maps", "mapr", "mapc")]
+    if axes == [0, 0, 0]:  # not set by old programs
+        axes = [3, 2, 1]
+    if sorted(axes) != [1, 2, 3]:
+        raise InputError(
+            f"{path}: axes MAPC, MAPR, MAPS are {axes[::-1]}, an order of 1, 2, 3 is needed"
+        )
+    volume = volume.transpose([axes.index(3), axes.index(2), axes.index(1)])
+    volume = np.ascontiguousarray(volume, dtype=np.float32)
+    bad = np.count_nonzero(~np.isfinite(volume))
+    if bad:
+        raise InputError(f"{path}: {bad} voxels are NaN or infinite, repair the map")
+    if cubic and len(set(volume.shape)) > 1:
+        sides = " x ".join(map(str, volume.shape[::-1]))
+        raise InputError(f"{path}: the map is {sides} voxels, a cube is needed")
+    return volume, voxel_size(path, header)
+
+
+def write_map(path: str | os.PathLike, volume: ArrayLike, pixel_size: float) -> None:
+    """Write a map as float32, with origin and start 0 as RELION does.
+
+    Parameters
+    ----------
+    path : path
+    volume : array_like, shape (nz, ny, nx)
+    pixel_size : float
+        Angstrom.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written.
+    """
+    _write(path, np.asarray(volume), pixel_size, VOLUME_SPACEGROUP)
+
+
+def write_stack(path: str | os.PathLike, images: Iterable[ArrayLike], pixel_size: float) -> int:
+    """Write an image stack as float32, with one image or batch in memory at a time.
+
+    Parameters
+    ----------
+    path : path
+    images : array_like of shape (n, ny, nx), or iterable
+        Of images (ny, nx) or batches (m, ny, nx).
+    pixel_size : float
+        Angstrom.
+
+    Returns
+    -------
+    int
+        Number of images written.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written, no images, or images of different sizes.
+    """
+    return _write(path, images, pixel_size, IMAGE_STACK_SPACEGROUP)
+
+
+def _write(path: str | os.PathLike, items: Iterable, pixel_size: float, spacegroup: int) -> int:
+    count, sums, extremes, side = 0, np.zeros(2), [np.inf, -np.inf], None
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(bytes(HEADER_BYTES))
+        for item in items:
+            batch = np.ascontiguousarray(item, dtype="<f4")
+            batch = batch.reshape(-1, *batch.shape[-2:])
+            side = side or batch.shape[1:]
+            if batch.shape[1:] != side:
+                raise InputError(f"{path}: images of {side} and {batch.shape[1:]} in one stack")
+            file.write(batch.data)
+            count += len(batch)
+            sums += batch.sum(dtype=np.float64), np.square(batch, dtype=np.float64).sum()
+            extremes = [min(extremes[0], batch.min()), max(extremes[1], batch.max())]
+        if count == 0:
+            raise InputError(f"{path}: there are no images to write")
+        header = new_header((count, *side), pixel_size, spacegroup)
+        mean, mean_square = sums / (count * side[0] * side[1])
+        header["dmin"], header["dmax"], header["dmean"] = *extremes, mean
+        header["rms"] = np.sqrt(max(mean_square - mean**2, 0))
+        file.seek(0)
+        file.write(header.tobytes())
+    return count
+
+
+@dataclass(frozen=True)
+class Stack:
+    """An image stack on disk.
+
+    Parameters
+    ----------
+    path : Path
+    count : int
+        Number of images.
+    box : int
+        Side of the images, pixels.
+    pixel_size : float
+        Angstrom, along x, as the header says; 0 if it does not.
+    """
+
+    path: Path
+    count: int
+    box: int
+    pixel_size: float
+    _images: np.memmap = field(repr=False, compare=False)
+
+    def read(self, index: int, out: NDArray[np.float32]) -> None:
+        """Copy image `index` (from 0) into `out`, shape (box, box)."""
+        if not 0 <= index < self.count:
+            raise InputError(
+                f"{self.path}: image {index + 1} asked for, but the stack holds {self.count}"
+            )
+        out[...] = self._images[index]
+
+    def release(self) -> None:
+        """Let go of the pages read so far, which else count as memory of this process."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._images._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def open_stack(path: str | os.PathLike) -> Stack:
+    """Open an image stack (.mrcs or .mrc, any real mode, either byte order) for lazy reading.
+
+    The last 64 stacks stay open.
+
+    Raises
+    ------
+    InputError
+        No such file, not MRC, compressed, images that are not square, or a size that does not
+        agree with the header.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        # The time and size are part of the key: a file written anew is opened anew.
+        return _open_stack(path, status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+@lru_cache(maxsize=OPEN_STACKS)
+def _open_stack(path: Path, _changed: int, size: int) -> Stack:
+    with path.open("rb") as file:
+        raw = file.read(HEADER_BYTES)
+    if _compression(raw):
+        raise InputError(f"{path}: the stack is compressed, decompress it first")
+    header = parse_header(path, raw)
+    dtype, offset = layout(path, header)
+    count, ny, nx = (int(header[n]) for n in ("nz", "ny", "nx"))
+    check_size(path, size, offset, dtype.itemsize * ny * nx, count, "images")
+    if nx != ny:
+        raise InputError(f"{path}: images are {nx} x {ny} pixels, square ones are needed")
+    pixel_size = float(header["cella"]["x"] / header["mx"]) if header["mx"] > 0 else 0.0
+    images = np.memmap(path, dtype, "r", offset, (count, ny, nx))
+    return Stack(path, count, nx, pixel_size, images)
+
+
+def _read_whole(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+        decompress = _compression(raw)
+        return decompress(raw) if decompress else raw
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _compression(raw: bytes):
+    return None if raw[208:211] == b"MAP" else DECOMPRESSORS.get(raw[:2])
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")

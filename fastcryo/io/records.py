@@ -1,0 +1,267 @@
+"""What is known of the particles of a file, and their images on demand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastcryo.ctf import CTF
+from fastcryo.errors import InputError
+from fastcryo.io.mrc import open_stack
+
+
+@dataclass(frozen=True)
+class OpticsGroup:
+    """Particles recorded under the same conditions; None stands for what the file does not say.
+
+    Parameters
+    ----------
+    name : str
+    voltage : float or None
+        kV.
+    spherical_aberration : float or None
+        mm.
+    amplitude_contrast : float or None
+        A fraction.
+    pixel_size : float
+        Of the images, angstrom.
+    box : int or None
+        Side of the images, pixels.
+    """
+
+    name: str
+    voltage: float | None
+    spherical_aberration: float | None
+    amplitude_contrast: float | None
+    pixel_size: float
+    box: int | None
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Poses, CTF and images of n particles.
+
+    Parameters
+    ----------
+    rotations : ndarray, shape (n, 3, 3), float64
+        A, as `fastcryo.rotation_matrices` returns it.
+    shifts : ndarray, shape (n, 2), float64
+        rlnOriginXAngst and rlnOriginYAngst, angstrom.
+    ctf : CTF or None
+        Of n images; None when the file has no defocus.
+    pixel_size : float
+        Of the images, angstrom.
+    box : int or None
+        Side of the images, pixels; None when neither the file nor a stack tells.
+    half : ndarray, shape (n,), int8
+        Half-set 1 or 2, 0 if unknown.
+    optics_group : ndarray, shape (n,), int64
+        Index into `optics`.
+    optics : tuple of OpticsGroup
+    stack : ndarray, shape (n,), int64
+        Index into `stacks`.
+    slice : ndarray, shape (n,), int64
+        Index of the image in its stack, from 0.
+    stacks : tuple of Path
+        Empty when the file names no images.
+    source : Path
+        The file that all this was read from.
+    row : ndarray, shape (n,), int64
+        Row of `source`, from 0; counted through unless given.
+    notes : tuple of str
+        What a user should know: things found in the file that are not modelled, or assumed.
+    """
+
+    rotations: NDArray[np.float64]
+    shifts: NDArray[np.float64]
+    ctf: CTF | None
+    pixel_size: float
+    box: int | None
+    half: NDArray[np.int8]
+    optics_group: NDArray[np.int64]
+    optics: tuple[OpticsGroup, ...]
+    stack: NDArray[np.int64]
+    slice: NDArray[np.int64]
+    stacks: tuple[Path, ...]
+    source: Path
+    row: NDArray[np.int64] = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.row is None:
+            object.__setattr__(self, "row", np.arange(len(self)))
+
+    def __len__(self) -> int:
+        """Return the number of particles."""
+        return len(self.rotations)
+
+    def select(self, indices: ArrayLike) -> Particles:
+        """Return some particles, in the order of `indices` (or those of a boolean mask)."""
+        indices = np.arange(len(self))[indices]
+        per_particle = ("rotations", "shifts", "half", "optics_group", "stack", "slice", "row")
+        return dataclasses.replace(
+            self,
+            ctf=None if self.ctf is None else self.ctf.select(indices),
+            **{name: getattr(self, name)[indices] for name in per_particle},
+        )
+
+    def images(self, indices: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Read images; stack by stack and in the order they lie on disk.
+
+        Parameters
+        ----------
+        indices : array_like, optional
+            Which particles, in any order; all unless given.
+
+        Returns
+        -------
+        ndarray, shape (m, box, box), float32
+            In the order of `indices`.
+
+        Raises
+        ------
+        InputError
+            No images in the file, a stack that is missing or defect, NaN or infinite pixels.
+        """
+        if not self.stacks:
+            raise InputError(f"{self.source}: names no images, only its metadata can be used")
+        indices = np.arange(len(self)) if indices is None else np.arange(len(self))[indices]
+        box = open_stack(self.stacks[0]).box if self.box is None else self.box
+        images = np.empty((len(indices), box, box), dtype=np.float32)
+        for number in np.unique(self.stack[indices]):
+            stack = open_stack(self.stacks[number])
+            if stack.box != box:
+                raise InputError(
+                    f"{stack.path}: images are {stack.box} pixels wide, {box} expected"
+                )
+            positions = np.flatnonzero(self.stack[indices] == number)
+            for position in positions[np.argsort(self.slice[indices[positions]], kind="stable")]:
+                stack.read(self.slice[indices[position]], images[position])
+            stack.release()
+        bad = indices[~np.isfinite(images).all(axis=(1, 2))]
+        if len(bad):
+            raise InputError(
+                f"{self.source}: {len(bad)} of {len(indices)} images contain NaN or infinite "
+                f"pixels, the first is {self.describe_image(bad[0])}, remove these particles"
+            )
+        return images
+
+    def describe_image(self, particle: int) -> str:
+        """Name the image of a particle as the file does: row from 1 and 000001@stack."""
+        stack = self.stacks[self.stack[particle]]
+        return f"row {self.row[particle] + 1}, {self.slice[particle] + 1:06d}@{stack}"
+
+    def image_numbers(self) -> NDArray[np.int64]:
+        """Return a number per row, the same for rows that share an image."""
+        key = self.stack * (self.slice.max(initial=0) + 1) + self.slice
+        return np.unique(key, return_inverse=True)[1]
+
+    @property
+    def has_half_sets(self) -> bool:
+        """Whether the file assigns particles to both half-sets."""
+        return bool((self.half == 1).any() and (self.half == 2).any())
+
+    def half_sets(
+        self, rng: np.random.Generator | int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Split into two half-sets: as the file says, else at random.
+
+        Particles without a half-set are drawn into equal halves; rows that share an image stay
+        together.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator or int, optional
+            Source of the draw, or its seed.
+
+        Returns
+        -------
+        first, second : ndarray of int64
+            Indices, ascending.
+
+        Raises
+        ------
+        InputError
+            Fewer than two different images.
+        """
+        half = self.half if self.has_half_sets else np.zeros(len(self), np.int8)
+        image = self.image_numbers()
+        half_of_image = np.zeros(image.max(initial=-1) + 1, np.int8)
+        half_of_image[image[half > 0]] = half[half > 0]
+        unknown = np.random.default_rng(rng).permutation(np.flatnonzero(half_of_image == 0))
+        half_of_image[unknown] = 1 + np.arange(len(unknown)) % 2
+        half = np.where(half > 0, half, half_of_image[image])
+        halves = np.flatnonzero(half == 1), np.flatnonzero(half == 2)
+        if not all(map(len, halves)):
+            raise InputError(f"{self.source}: two half-sets need two different images at least")
+        return halves
+
+
+def index_stacks(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[Path, ...]]:
+    """Return the stack of every row and the stacks; ./a.mrcs and a.mrcs are one."""
+    numbers: dict[Path, int] = {}
+    by_name = {name: numbers.setdefault(Path(name), len(numbers)) for name in dict.fromkeys(names)}
+    return np.array([by_name[name] for name in names], dtype=np.int64), tuple(numbers)
+
+
+def common_pixel_size(
+    source: Path, sizes: ArrayLike, names: Iterable[str], given: float | None
+) -> float:
+    """Return the one pixel size of all particles.
+
+    Parameters
+    ----------
+    source : Path
+    sizes : array_like
+        Of each optics group in use, angstrom; empty if the file has none.
+    names : iterable of str
+        Of these groups.
+    given : float or None
+        The user's, which replaces that of the file.
+
+    Raises
+    ------
+    InputError
+        Sizes that differ, or that are not positive.
+    """
+    if len(sizes) and np.ptp(sizes) > 1e-4 * np.abs(sizes).max():
+        low, high = np.argmin(sizes), np.argmax(sizes)
+        names = list(names)
+        raise InputError(
+            f"{source}: pixel sizes differ between optics groups, {sizes[low]:g} A in "
+            f"{names[low]} and {sizes[high]:g} A in {names[high]}, select or rescale to one"
+        )
+    size = sizes[0] if given is None else given
+    if not (np.isfinite(size) and size > 0):
+        raise InputError(f"{source}: the pixel size is {size:g} A, give the right one by --angpix")
+    return float(size)
+
+
+def make_ctf(source: Path, **fields: NDArray[np.float64]) -> CTF:
+    """Return `CTF(**fields)`; errors name the file, and a voltage must be in kV."""
+    if np.any((fields["voltage"] < 10) | (fields["voltage"] > 1500)):
+        raise InputError(
+            f"{source}: the voltage is {fields['voltage'].max():g}, kV are needed (as in 300)"
+        )
+    try:
+        return CTF(**fields)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def decaying_bfactor(
+    bfactor: NDArray[np.float64], column: str, notes: list[str]
+) -> NDArray[np.float64]:
+    """Return B-factors of exp(-B q^2 / 4): Warp and M write those of exp(B q^2 / 4)."""
+    if (bfactor >= 0).all():
+        return bfactor
+    notes.append(
+        f"{column} is negative (down to {bfactor.min():g} A^2): taken as a decay, as Warp and M "
+        "mean it"
+    )
+    return np.abs(bfactor)

@@ -1,0 +1,240 @@
+"""RELION's particles: STAR files of versions 1 to 5, with and without an optics table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastcryo.ctf import CTF
+from fastcryo.errors import InputError
+from fastcryo.io.records import (
+    Particles,
+    decaying_bfactor,
+    index_stacks,
+    make_ctf,
+)
+from fastcryo.io.relion_optics import (
+    Rows,
+    join_optics,
+    not_modelled,
+    optics_groups,
+    refuse_corrected,
+)
+from fastcryo.io.star import Table, listing, read_star, write_star
+from fastcryo.rotations import euler_angles, rotation_matrices
+
+PARTICLE_BLOCKS = ("particles", "images", "")
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+SHIFTS = (("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY"))
+DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+LENS = ("rlnVoltage", "rlnSphericalAberration")
+TOMOGRAPHY = ("rlnTomoName", "rlnTomoParticleName", "rlnOriginZAngst", "rlnOriginZ")
+ASSUMED_AMPLITUDE_CONTRAST = 0.1
+
+
+def read_relion(path: Path, pixel_size: float | None = None) -> Particles:
+    """Read the particles of a STAR file; stacks are named as in the file, not yet looked for.
+
+    Parameters
+    ----------
+    path : Path
+    pixel_size : float, optional
+        Angstrom, in place of what the file says.
+
+    Raises
+    ------
+    InputError
+        Anything missing, inconsistent or not supported; see `fastcryo.read_particles`.
+    """
+    tables = read_star(path)
+    name = next((n for n in PARTICLE_BLOCKS if n in tables), None)
+    if name is None:
+        found = listing(f"data_{t.name}" for t in tables.values())
+        raise InputError(
+            f"{path}: no particles table (data_particles, data_images or a nameless data_), "
+            f"found {found}"
+        )
+    table, optics_table = tables[name], tables.get("optics")
+    _refuse_tomography(table, optics_table)
+    table.require(ANGLES, "particles with 3D poses are needed")
+    if len(table) == 0:
+        raise InputError(f"{path}: the particles table has no rows")
+    rows = join_optics(table, optics_table)
+    refuse_corrected(rows)
+    notes: list[str] = []
+    optics_group, optics = optics_groups(rows, pixel_size)
+    boxes = {group.box for group in optics} - {None}
+    if len(boxes) > 1:
+        raise InputError(
+            f"{path}: rlnImageSize differs between optics groups, {sorted(boxes)} pixels, "
+            "select or rescale to one"
+        )
+    stack, index, stacks = _images(table)
+    shifts = _shifts(table, optics[0].pixel_size, notes)
+    ctf = _ctf(rows, notes)
+    return Particles(
+        rotations=rotation_matrices(*(table.numbers(c) for c in ANGLES)),
+        shifts=shifts,
+        ctf=ctf,
+        pixel_size=optics[0].pixel_size,
+        box=boxes.pop() if boxes else None,
+        half=_half_sets(table),
+        optics_group=optics_group,
+        optics=optics,
+        stack=stack,
+        slice=index,
+        stacks=stacks,
+        source=path,
+        notes=(*notes, *not_modelled(rows), *_doubts(table)),
+    )
+
+
+def write_particles(
+    path: str | os.PathLike, particles: Particles, image_names: Sequence[str]
+) -> None:
+    """Write particles as STAR of version 3.1, which RELION and others read.
+
+    Parameters
+    ----------
+    path : path
+    particles : Particles
+    image_names : sequence of str
+        rlnImageName of every particle, such as ``000001@particles.mrcs``.
+
+    Raises
+    ------
+    InputError
+        Not one name per particle, or the file cannot be written.
+    """
+    if len(image_names) != len(particles):
+        raise InputError(f"{path}: {len(image_names)} image names for {len(particles)} particles")
+    groups = particles.optics
+    optics = {
+        "rlnOpticsGroupName": [g.name for g in groups],
+        "rlnOpticsGroup": range(1, len(groups) + 1),
+        "rlnVoltage": [g.voltage for g in groups],
+        "rlnSphericalAberration": [g.spherical_aberration for g in groups],
+        "rlnAmplitudeContrast": [g.amplitude_contrast for g in groups],
+        "rlnImagePixelSize": [g.pixel_size for g in groups],
+        "rlnImageSize": [g.box for g in groups],
+        "rlnImageDimensionality": [2] * len(groups),
+    }
+    columns = {"rlnImageName": image_names}
+    columns |= dict(zip(ANGLES, euler_angles(particles.rotations).T, strict=True))
+    columns |= dict(zip(SHIFTS[0], particles.shifts.T, strict=True))
+    if particles.ctf is not None:
+        columns |= {
+            "rlnDefocusU": particles.ctf.defocus_u,
+            "rlnDefocusV": particles.ctf.defocus_v,
+            "rlnDefocusAngle": particles.ctf.defocus_angle,
+            "rlnPhaseShift": particles.ctf.phase_shift,
+            "rlnCtfBfactor": particles.ctf.bfactor,
+            "rlnCtfScalefactor": particles.ctf.scale,
+        }
+    columns["rlnOpticsGroup"] = particles.optics_group + 1
+    columns["rlnRandomSubset"] = particles.half
+    known = {column: values for column, values in optics.items() if None not in values}
+    write_star(path, {"optics": _texts(known), "particles": _texts(columns)})
+
+
+def _refuse_tomography(table: Table, optics: Table | None) -> None:
+    found = next((c for c in TOMOGRAPHY if c in table), None)
+    if optics is not None and "rlnImageDimensionality" in optics:
+        found = found or ("rlnImageDimensionality" if 3 in _dimensions(optics) else None)
+    if "rlnCtfImage" in table and "rlnImageName" in table and not found:
+        found = next((f"volume {n}" for n in table.strings("rlnImageName") if "@" not in n), None)
+    if found:
+        raise InputError(
+            f"{table.path}: subtomograms or tilt series (found {found}), "
+            "2D images of particles with poses are needed"
+        )
+
+
+def _dimensions(optics: Table) -> set[float]:
+    return set(optics.numbers("rlnImageDimensionality"))
+
+
+def _images(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[Path, ...]]:
+    if "rlnImageName" not in table:
+        return np.zeros(len(table), np.int64), np.arange(len(table)), ()
+    names = table.strings("rlnImageName")
+    parts = [name.partition("@") for name in names]
+    for row, (number, _, stack) in enumerate(parts):
+        if not (number.isdecimal() and stack) or int(number) == 0:
+            raise InputError(
+                f"{table.path}: rlnImageName of row {row + 1} is {names[row]!r}, a number from 1 "
+                "and a stack are needed (000001@stack.mrcs)"
+            )
+    stack, stacks = index_stacks([p[2] for p in parts])
+    return stack, np.array([int(p[0]) for p in parts]) - 1, stacks
+
+
+def _shifts(table: Table, pixel_size: float, notes: list[str]) -> NDArray[np.float64]:
+    for columns, unit in zip(SHIFTS, (1.0, pixel_size), strict=True):
+        if any(c in table for c in columns):
+            table.require(columns, "both shifts are needed")
+            return np.stack([table.numbers(c) for c in columns], axis=1) * unit
+    notes.append(f"no {SHIFTS[0][0]} or {SHIFTS[1][0]}: particles are taken as centred")
+    return np.zeros((len(table), 2))
+
+
+def _ctf(rows: Rows, notes: list[str]) -> CTF | None:
+    path = rows.particles.path
+    found = [c for c in DEFOCUS if rows.table_of(c)]
+    if not found:
+        notes.append("no rlnDefocusU: the CTF is taken as 1")
+        return None
+    missing = [c for c in (*DEFOCUS, *LENS) if not rows.table_of(c)]
+    if missing:
+        raise InputError(
+            f"{path}: no {', '.join(missing)} in any table beside {found[0]}, the CTF needs them"
+        )
+    if not rows.table_of("rlnAmplitudeContrast"):
+        notes.append(f"no rlnAmplitudeContrast: {ASSUMED_AMPLITUDE_CONTRAST} is assumed")
+    u, v, angle = (rows.numbers(c) for c in DEFOCUS)
+    voltage, cs = (rows.numbers(c) for c in LENS)
+    return make_ctf(
+        path,
+        defocus_u=u,
+        defocus_v=v,
+        defocus_angle=angle,
+        voltage=voltage,
+        spherical_aberration=cs,
+        amplitude_contrast=rows.numbers("rlnAmplitudeContrast", ASSUMED_AMPLITUDE_CONTRAST),
+        phase_shift=rows.numbers("rlnPhaseShift", 0.0),
+        bfactor=decaying_bfactor(rows.numbers("rlnCtfBfactor", 0.0), "rlnCtfBfactor", notes),
+        scale=rows.numbers("rlnCtfScalefactor", 1.0),
+    )
+
+
+def _half_sets(table: Table) -> NDArray[np.int8]:
+    if "rlnRandomSubset" not in table:
+        return np.zeros(len(table), np.int8)
+    half = table.integers("rlnRandomSubset")
+    bad = np.flatnonzero((half < 0) | (half > 2))
+    if len(bad):
+        raise InputError(
+            f"{table.path}: rlnRandomSubset of row {bad[0] + 1} is {half[bad[0]]}, "
+            "1 or 2 is needed (0: none)"
+        )
+    return half.astype(np.int8)
+
+
+def _doubts(table: Table) -> Iterable[str]:
+    if not (table.numbers("rlnAngleRot").any() or table.numbers("rlnAngleTilt").any()):
+        yield "rlnAngleRot and rlnAngleTilt are 0 in all rows: angles of a 2D classification?"
+    if "rlnClassNumber" in table:
+        classes = len(np.unique(table.integers("rlnClassNumber")))
+        if classes > 1:
+            yield f"particles of {classes} classes (rlnClassNumber) are used together"
+
+
+def _texts(columns: dict) -> dict[str, list[str]]:
+    return {
+        name: [f"{v:.6f}" if isinstance(v, float | np.floating) else str(v) for v in values]
+        for name, values in columns.items()
+    }

@@ -1,0 +1,108 @@
+"""Wheel and sdist hold the kernels; importing the package is light and compiles nothing."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tracked(*folders):
+    found = subprocess.run(
+        ["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if found.returncode or not found.stdout:
+        pytest.skip("not a git checkout: no list of files to compare with")
+    return set(found.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Build sdist and, from it, the wheel."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_wheel_holds_all_tracked_code(built):
+    names = {
+        name.replace("kernels/", "fastcryo/kernels/", 1) if name.startswith("kernels/") else name
+        for name in tracked("fastcryo", "kernels")
+    }
+    (wheel,) = built.glob("*.whl")
+    inside = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    assert inside == names
+
+
+def test_sdist_holds_all_tracked_code_and_tests(built):
+    names = tracked("fastcryo", "kernels", "tests", "bench", "docs")
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        inside = {n.split("/", 1)[1] for n in archive.getnames() if "/" in n}
+    assert names <= inside
+
+
+def test_version_stands_in_one_place(built):
+    import fastcryo
+
+    (wheel,) = built.glob("*.whl")
+    assert wheel.name.startswith(f"fastcryo-{fastcryo.__version__}-")
+
+
+def run_python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_import_is_light():
+    heavy = "[m for m in ('matplotlib', 'rich', 'scipy.spatial') if m in sys.modules]"
+    assert run_python(f"import sys, fastcryo; print(*{heavy})") == []
+
+
+def test_import_compiles_nothing():
+    code = (
+        "import gc, fastcryo, fastcryo.cli\n"
+        "from numba.core.dispatcher import Dispatcher\n"
+        "found = [d for d in gc.get_objects() if isinstance(d, Dispatcher)\n"
+        "         and d.py_func.__module__.startswith('fastcryo')]\n"
+        "print(len(found) > 5, sum(len(d.signatures) for d in found))"
+    )
+    assert run_python(code) == ["True", "0"]
+
+
+def test_compiled_kernels_are_dropped_when_another_kernel_file_changes(tmp_path):
+    """Numba itself looks only at the file of the function that is called."""
+    package = tmp_path / "fastcryo" / "kernels"
+    package.mkdir(parents=True)
+    (tmp_path / "fastcryo" / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("")
+    (package / "_jit.py").write_text((ROOT / "kernels" / "_jit.py").read_text())
+    (package / "callee.py").write_text(
+        "from fastcryo.kernels._jit import register\n@register\ndef value():\n    return 1\n"
+    )
+    (package / "caller.py").write_text(
+        "from fastcryo.kernels._jit import serial\nfrom fastcryo.kernels.callee import value\n"
+        "@serial\ndef call():\n    return value()\n"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from fastcryo.kernels.caller import call\n"
+        "print(call(), sum(call.stats.cache_hits.values()))"
+    )
+
+    def run():
+        command = [sys.executable, "-S", "-c", "import site; site.main()\n" + code]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert run() == ["1", "0"]
+    assert run() == ["1", "1"]
+    callee = package / "callee.py"
+    callee.write_text(callee.read_text().replace("return 1", "return 2"))
+    assert run() == ["2", "0"]
