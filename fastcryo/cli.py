@@ -250,7 +250,7 @@ def _simulate(commands) -> None:
         metavar="FILE",
         help="MRC map, PDB or mmCIF file (default: a protein-like phantom)",
     )
-    option(parser, "--box", type=positive_integer, default=64, help="default: 64")
+    option(parser, "--box", type=positive_integer, help="default: 64 (or the map's)")
     option(parser, "--angpix", type=positive_number, default=None, help="default: 3 (or the map's)")
     option(parser, "--count", type=positive_integer, default=1000, help="default: 1000")
     option(
@@ -271,6 +271,15 @@ def _simulate(commands) -> None:
         metavar=("MIN", "MAX"),
         help="angstrom (default: 10000 25000)",
     )
+    option(
+        parser,
+        "--astigmatism",
+        type=float,
+        default=200.0,
+        help="standard deviation of U - V, angstrom (default: 200)",
+    )
+    option(parser, "--phase-shift", type=float, default=0.0, help="degrees (default: 0)")
+    option(parser, "--bfactor", type=float, default=0.0, help="square angstrom (default: 0)")
     option(parser, "--kv", type=positive_number, default=300.0, help="voltage (default: 300)")
     option(parser, "--cs", type=float, default=2.7, help="spherical aberration, mm (default: 2.7)")
     option(parser, "--ac", type=float, default=0.1, help="amplitude contrast (default: 0.1)")
@@ -282,6 +291,14 @@ def _simulate(commands) -> None:
         help="standard deviation of the origin offsets, angstrom (default: 3)",
     )
     option(parser, "--orientations", choices=("uniform", "preferred"), default="uniform")
+    option(
+        parser,
+        "--concentration",
+        type=positive_number,
+        default=5.0,
+        help="of preferred views about z (default: 5)",
+    )
+    option(parser, "--invert", action="store_true", help="protein dark on white")
     option(parser, "--seed", "--random-seed", type=int, default=0, help="default: 0")
 
 
@@ -384,20 +401,25 @@ def run_simulate(arguments: argparse.Namespace) -> None:
         simulate(
             arguments.folder,
             source=arguments.source,
+            overwrite=arguments.overwrite,
+            progress=lambda done, total: report("simulating images", done, total, ""),
             box=arguments.box,
             pixel_size=arguments.angpix,
             count=arguments.count,
             snr=None if arguments.no_noise else arguments.snr,
             ctf=not arguments.no_ctf,
             defocus=tuple(arguments.defocus),
+            astigmatism=arguments.astigmatism,
             voltage=arguments.kv,
             spherical_aberration=arguments.cs,
             amplitude_contrast=arguments.ac,
+            phase_shift=arguments.phase_shift,
+            bfactor=arguments.bfactor,
             shift_std=arguments.shift_std,
             orientations=arguments.orientations,
+            concentration=arguments.concentration,
+            invert=arguments.invert,
             seed=arguments.seed,
-            overwrite=arguments.overwrite,
-            progress=lambda done, total: report("simulating images", done, total, ""),
         )
     output.print(f"written: {Path(arguments.folder) / 'particles.star'} and its images and truth")
 

@@ -192,6 +192,11 @@ class KnownPoseProblem:
 
         Other parameters are those of `from_arrays`.
         """
+        if particles.box is None:
+            raise InputError(
+                f"{particles.source}: does not say how large the images are, "
+                "rlnImageSize or the image stacks are needed"
+            )
         setup = _Setup(
             particles.box,
             particles.pixel_size,

@@ -73,16 +73,16 @@ def projections(shared_data):
 def test_relions_projections_are_slices_of_the_exact_transform(blobs, projections):
     # RELION's own interpolation at padding 2 is 1 to 2 % off.
     problem, rotations, _ = projections
-    q = positions_of_samples(problem.operator, rotations, 64 * 2.0)
+    assert len(problem) == 100
+    q = positions_of_samples(problem.operator, rotations[::3], 64 * 2.0)
     exact = naive.gaussians(*blobs, q[..., 0], q[..., 1], q[..., 2])
-    errors = relative_errors(exact, problem.data, problem.operator.origin)
-    assert len(errors) == 100
-    assert np.median(errors) < 0.015
-    assert errors.max() < 0.025
+    errors = relative_errors(exact, problem.data[::3], problem.operator.origin)
+    assert np.median(errors) < 0.013
+    assert errors.max() < 0.02
 
 
 def test_slices_of_the_padded_map_are_relions_projections(shared_data, projections):
-    # The map padded twofold, as RELION pads it: two linear interpolations and its correction.
+    # Both pad twofold and interpolate linearly; RELION also divides the map by a radial sinc^2.
     problem, rotations, _ = projections
     volume = mrcfile.read(shared_data("relion-projections", "gaussians", "vol.mrc"))
     grid = FourierGrid(128, radius=62)
@@ -90,9 +90,8 @@ def test_slices_of_the_padded_map_are_relions_projections(shared_data, projectio
     slices = operator.forward(grid.from_real(np.pad(volume.astype(float), 32)), rotations)
     cut = problem.operator.pack(even_samples(operator.unpack(slices)))
     errors = relative_errors(cut, problem.data, problem.operator.origin)
-    assert np.median(errors) < 0.05
-    assert errors.max() < 0.08
-    assert correlations(cut, problem.data, problem.operator.origin).min() > 0.997
+    assert errors.max() < 0.04
+    assert correlations(cut, problem.data, problem.operator.origin).min() > 0.9995
 
 
 def even_samples(transforms):
@@ -129,7 +128,7 @@ def test_integer_shifts_of_relion_are_undone(shared_data):
         for name, stack in images.items()
     }
     ours, theirs = prepared["shifted"].data, prepared["centered"].data
-    assert correlations(ours, theirs, prepared["centered"].operator.origin).min() > 0.9999
+    assert correlations(ours, theirs, prepared["centered"].operator.origin).min() > 1 - 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +156,7 @@ def test_point_mass_has_relions_rotation_shift_and_ctf(point_mass):
     images, rotations, shifts, ctf = point_mass
     assert len(images) == 24
     found = point_mass_correlations(images, rotations, shifts, ctf)
-    assert found.min() > 0.9
-    assert found.mean() > 0.95
+    assert found.min() > 0.999
 
 
 def test_point_mass_tells_every_wrong_sign(point_mass):
@@ -175,6 +173,8 @@ def test_point_mass_tells_every_wrong_sign(point_mass):
 
 
 def test_slices_of_the_point_mass_map_are_relions(shared_data, point_mass):
+    # Both pad twofold and interpolate linearly, and the gridding correction of one voxel is a
+    # number: nothing is left but the rounding of RELION's single precision.
     images, rotations, shifts, ctf = point_mass
     volume = mrcfile.read(shared_data("relion-projections", "simplecryoem_pointmass.mrc"))
     problem = KnownPoseProblem.from_arrays(images, rotations, 3.54, ctf, shifts, dtype="float64")
@@ -183,23 +183,25 @@ def test_slices_of_the_point_mass_map_are_relions(shared_data, point_mass):
     slices = operator.forward(grid.from_real(np.pad(volume.astype(float), 32)), rotations)
     cut = problem.operator.pack(even_samples(operator.unpack(slices)))
     found = correlations(problem.weights * cut, problem.data, problem.operator.origin)
-    assert found.min() > 0.9
+    assert found.min() > 1 - 1e-10
 
 
 def test_extras_of_the_ctf_are_read_as_relion_means_them(shared_data, blobs):
-    # The volume behind these 20 images is not known. Blobs at the known places, with amplitudes
-    # free, come near it; the metadata as they stand must fit better than any other reading. Shells
-    # are weighted equally, or those where B and astigmatism act would not count.
+    # The volume behind these images is not known. Blobs at the known places, with amplitudes free,
+    # come near it; the metadata as they stand must fit better than any other reading. Shells are
+    # weighted equally, or those where B and astigmatism act would not count. 10 images suffice.
     table = read_star(
         shared_data("relion-projections", "ctf-extras", "particles.star"),
         (*POSE, *DEFOCUS, *EXTRAS),
     )
+    table = {name: values[::2] for name, values in table.items()}
     stack = shared_data("relion-projections", "ctf-extras", "proj_ctf_pad2.mrcs")
     rotations, shifts = poses(table)
     # Without a CTF the data are the transforms, centred.
     problem = KnownPoseProblem.from_arrays(
-        mrcfile.read(stack), rotations, 2.0, shifts=shifts, radius=16, dtype="float64"
+        mrcfile.read(stack)[::2], rotations, 2.0, shifts=shifts, radius=16, dtype="float64"
     )
+    assert len(problem) == 10
     operator = problem.operator
     q = positions_of_samples(operator, rotations, 64 * 2.0)
     view = positions_of_samples(operator, np.eye(3)[None], 64 * 2.0)[0]
