@@ -244,8 +244,8 @@ class KnownPoseProblem:
         total, square, mixed = self.operator.normal(
             volume, self.steps, images, self.weights, self.data
         )
-        self._finish(total, volume, len(images))
-        return self._loss(square, mixed, images, self._damped_norm(volume)), total
+        damped_norm = self._finish(total, volume, len(images))
+        return self._loss(square, mixed, images, damped_norm), total
 
     def hvp(self, direction: NDArray, batch: ArrayLike | None = None) -> NDArray:
         """Return the Hessian times a half grid."""
@@ -306,10 +306,12 @@ class KnownPoseProblem:
         total += self.damping
         return total
 
-    def _finish(self, total: NDArray, volume: NDArray, count: int) -> None:
+    def _finish(self, total: NDArray, volume: NDArray, count: int) -> float:
+        """Turn a sum into a mean plus the prior's term; returns sum lambda |V|^2."""
         real = self.operator.real_dtype.type
         volume = np.ascontiguousarray(volume, self.operator.dtype)
-        vectors.finish_sum(total, volume, real(1 / count), self.damping)
+        by_plane = vectors.finish_sum(total, volume, real(1 / count), self.damping)
+        return float(by_plane @ self.grid.plane_multiplicity)
 
     def _damped_norm(self, volume: NDArray) -> float:
         return float(

@@ -73,6 +73,7 @@ def test_cropped_data_are_the_uncropped_data_cut():
         ({"resolution": 11.9}, 6),
         ({"resolution": 12.1}, 5),
         ({"resolution": 6.0}, 11),
+        ({"resolution": 72 / 7}, 7),
         ({"box": 16}, 7),
         ({"box": 16, "radius": 5}, 5),
         ({"box": 16, "resolution": 14.4}, 5),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import prange
 
-from fastcryo.kernels._jit import parallel, register
+from fastcryo.kernels._jit import parallel, register, serial
 from fastcryo.kernels.formulas import ctf_value
 
 
@@ -73,11 +73,11 @@ def prepare_weights(rows, ctf, length, inverse_variance, weights):
                 weights[i, start + h] = inverse_variance[start + h] * c * c
 
 
-@parallel
+@serial
 def add_mirror(plane, out):
     """Add to the plane kz = 0 the conjugate of its mirror: out <- plane + conj(mirrored plane)."""
     n = plane.shape[0]
     twice = 2 * (n // 2)
-    for y in prange(n):
+    for y in range(n):
         for x in range(n):
             out[y, x] = plane[y, x] + np.conj(plane[(twice - y) % n, (twice - x) % n])

@@ -45,18 +45,27 @@ def finish_sum(total, volume, scale, damping):
     volume : (nz, ny, nx) complex
     scale : float
     damping : (1, 1, 1) or (nz, ny, nx) float
+
+    Returns
+    -------
+    sums : (nz,) float64
+        Sum of damping |volume|^2 of every plane.
     """
     same = damping.size == 1
     first = damping[0, 0, 0]
+    sums = np.zeros(volume.shape[0], np.float64)
     for z in prange(total.shape[0]):
+        norm = 0.0
         for y in range(total.shape[1]):
             for x in range(total.shape[2]):
                 weight = first if same else damping[z, y, x]
                 t = total[z, y, x]
                 v = volume[z, y, x]
-                total[z, y, x] = complex(
-                    scale * t.real + weight * v.real, scale * t.imag + weight * v.imag
-                )
+                re, im = weight * v.real, weight * v.imag
+                norm += np.float64(re * v.real + im * v.imag)
+                total[z, y, x] = complex(scale * t.real + re, scale * t.imag + im)
+        sums[z] = norm
+    return sums
 
 
 @parallel
