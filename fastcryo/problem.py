@@ -15,6 +15,7 @@ from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, vectors
+from fastcryo.normal import NormalOperator, assemble
 from fastcryo.operators import SliceOperator
 from fastcryo.rotations import orthonormal_rotations
 from fastcryo.threads import thread_count
@@ -284,6 +285,13 @@ class KnownPoseProblem:
         """Return rho = 1/n sum C^2/sigma^2 w + lambda = H 1, with H <= diag rho."""
         return self._diagonal(batch, squared=False)
 
+    def normal_operator(self, limit: int | None = None) -> NormalOperator:
+        """Return H of all images, assembled unless it would take more than `limit` bytes.
+
+        See `fastcryo.normal.assemble`.
+        """
+        return assemble(self, limit)
+
     def with_regularization(self, regularization: ArrayLike) -> KnownPoseProblem:
         """Return the same problem, sharing its data, with another lambda (number or per shell)."""
         return replace(self, damping=_damping(self.operator, regularization))
@@ -469,7 +477,7 @@ def _build(
         energies=energies,
         damping=_damping(operator, regularization),
         members=np.arange(count),
-        mean_inverse_variance=float(inverse_variance.mean()),
+        mean_inverse_variance=float(inverse_variance.sum() / (operator.samples - 0.5)),
     )
 
 

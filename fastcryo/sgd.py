@@ -171,6 +171,9 @@ def sgd(
         An argument that cannot be used, or a loss that is not finite.
     """
     _check_arguments(epochs, batch_size, step, threshold, beta, armijo)
+    _check_positive("initial_step", initial_step)
+    _check_positive("growth", growth)
+    _check_positive("decay", decay)
     estimated = isinstance(preconditioner, str) and preconditioner == "hutchinson"
     diagonal = None if estimated else named_diagonal(problem, preconditioner)
     if threshold == "auto":
@@ -304,9 +307,15 @@ def _check_arguments(
         raise InputError(f"step: {step!r} is unknown, choose {', '.join(STEPS)} or a number")
     if not isinstance(step, str) and not (np.isfinite(step) and step > 0):
         raise InputError(f"step: {step} must be a positive number")
-    if threshold is not None and threshold != "auto" and not threshold >= 0:
-        raise InputError(f"threshold: {threshold} must be 'auto', None or a number of at least 0")
+    known = threshold is None or threshold == "auto"
+    if not known and (isinstance(threshold, str) or not 0 <= threshold < np.inf):
+        raise InputError(f"threshold: {threshold!r} must be 'auto', None or a number of at least 0")
     if not 0 <= beta < 1:
         raise InputError(f"beta: {beta} must lie in [0, 1)")
     if not 0 < armijo < 1:
         raise InputError(f"armijo: {armijo} must lie between 0 and 1")
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < np.inf:
+        raise InputError(f"{name}: {value} must be a positive number")

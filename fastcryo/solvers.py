@@ -90,7 +90,9 @@ def conjugate_gradient(
     scale = grid.norm(residual) if initial is None else grid.norm(problem.right_hand_side())
     result = SolverResult(volume, True, [], [], [])
     if scale == 0:
-        return result
+        # Without data, or data of zeros, the minimiser is zero wherever the start was.
+        volume[...] = 0
+        return SolverResult(volume, True, [0.0], [problem.loss(volume)], [0.0])
     scaled = np.empty_like(residual)
     direction = np.zeros_like(residual)
     slope = 1.0
