@@ -1,0 +1,292 @@
+"""The normal operator H of all images, assembled: its products cost the same for any number."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse.linalg
+from numpy.typing import NDArray
+
+from fastcryo.grid import FourierGrid
+from fastcryo.kernels import layout
+from fastcryo.kernels.cpu import prepare, stencil, vectors
+from fastcryo.operators import PRECISIONS
+from fastcryo.threads import thread_count
+
+if TYPE_CHECKING:
+    from fastcryo.problem import KnownPoseProblem
+
+# Rows of the stencil are 15 times as long as those of a volume, so its tiles are smaller.
+TILE_SHAPE = (4, 8)
+
+
+@dataclass(frozen=True, eq=False)
+class RealCoordinates:
+    """Half grids as vectors of real numbers, so that lengths are those of the full grid.
+
+    The plain dot product of two vectors is the inner product of the full grid, and an operator that
+    is symmetric there is a symmetric matrix here. A coefficient that stands for itself and its
+    mirror gives two numbers, sqrt(2) times its real and its imaginary part; one that is its own
+    mirror gives its real part. Coefficients whose mirror is stored as well, on the planes kz = 0
+    and, of even boxes, kz = N / 2, are kept once.
+
+    Attributes
+    ----------
+    grid : FourierGrid
+    pairs : ndarray of int64
+        Flat indices of the coefficients that stand for two.
+    selves : ndarray of int64
+        Flat indices of those that are their own mirrors.
+    doubled, mirrors : ndarray of int64
+        Places in `pairs` whose mirror is stored, and the flat indices of these mirrors.
+    """
+
+    grid: FourierGrid
+    pairs: NDArray[np.int64] = field(repr=False)
+    selves: NDArray[np.int64] = field(repr=False)
+    doubled: NDArray[np.int64] = field(repr=False)
+    mirrors: NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of real unknowns."""
+        return 2 * len(self.pairs) + len(self.selves)
+
+    def pack(self, half: NDArray) -> NDArray[np.float64]:
+        """Return the vector of a half grid; coefficients outside the domain are left out."""
+        self.grid.check(half)
+        flat = half.reshape(-1)
+        values = flat[self.pairs] * np.sqrt(2)
+        return np.concatenate([values.real, values.imag, flat[self.selves].real], dtype=np.float64)
+
+    def unpack(self, vector: NDArray) -> NDArray[np.complex128]:
+        """Return the half grid of a vector; zero outside the domain."""
+        half = self.grid.zeros(np.complex128)
+        flat, count = half.reshape(-1), len(self.pairs)
+        values = np.empty(count, np.complex128)
+        values.real = vector[:count]
+        values.imag = vector[count : 2 * count]
+        values *= np.sqrt(0.5)
+        flat[self.pairs] = values
+        flat[self.mirrors] = np.conj(values[self.doubled])
+        flat[self.selves] = vector[2 * count :]
+        return half
+
+    def pack_diagonal(self, half: NDArray) -> NDArray[np.float64]:
+        """Return the entries of a real diagonal (real half grid) for every unknown."""
+        self.grid.check(half)
+        values = half.reshape(-1)[self.pairs].astype(np.float64)
+        return np.concatenate([values, values, half.reshape(-1)[self.selves]], dtype=np.float64)
+
+
+def real_coordinates(grid: FourierGrid, domain: NDArray | None = None) -> RealCoordinates:
+    """Return the real coordinates of a grid.
+
+    Parameters
+    ----------
+    grid : FourierGrid
+    domain : ndarray of bool, half grid, optional
+        Coefficients to keep, symmetric under k -> -k; all N^3 unless given.
+    """
+    n = grid.box
+    index = np.arange(np.prod(grid.shape)).reshape(grid.shape)
+    mirror_of = (2 * grid.centre - np.arange(n)) % n
+    pairs, selves, doubled, mirrors = [], [], [], []
+    found = 0
+    for z, plane in enumerate(index):
+        kept = np.ones((n, n), bool) if domain is None else domain[z]
+        if grid.plane_multiplicity[z] == 2:
+            pairs.append(plane[kept])
+        else:
+            mirror = plane[mirror_of][:, mirror_of]
+            chosen = kept & (plane < mirror)
+            pairs.append(plane[chosen])
+            mirrors.append(mirror[chosen])
+            doubled.append(found + np.arange(chosen.sum()))
+            selves.append(plane[kept & (plane == mirror)])
+        found += len(pairs[-1])
+    return RealCoordinates(grid, *map(np.concatenate, (pairs, selves, doubled, mirrors)))
+
+
+@dataclass(frozen=True, eq=False)
+class NormalOperator:
+    """H = 1/n sum P^H C^2/sigma^2 P + lambda of all images of a problem.
+
+    Make one with `KnownPoseProblem.normal_operator`. ``trilinear``: 14 distinct arrays of the size
+    of the half ball (`fastcryo.kernels.cpu.stencil`); ``nearest``: the diagonal; neither:
+    products go through all images.
+
+    Attributes
+    ----------
+    problem : KnownPoseProblem
+    stencil : ndarray, shape (R + 1, 2 R + 1, 5, 3 (2 R + 3)), or None
+    weight : ndarray, real half grid, or None
+        H, if it is diagonal.
+    notes : tuple of str
+        Why H is not assembled, if it is not.
+    """
+
+    problem: KnownPoseProblem
+    stencil: NDArray | None = field(repr=False)
+    weight: NDArray | None = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> FourierGrid:
+        """The Fourier grid."""
+        return self.problem.grid
+
+    @property
+    def assembled(self) -> bool:
+        """Whether products leave the images alone."""
+        return self.stencil is not None or self.weight is not None
+
+    @cached_property
+    def _widths(self) -> NDArray[np.int64]:
+        return stencil.row_widths(self.grid.radius)
+
+    def matvec(self, Z: NDArray) -> NDArray:
+        """Return H Z.
+
+        Parameters
+        ----------
+        Z : ndarray, half grid, complex
+            An assembled product sums in its precision, complex64 or complex128, whatever that of
+            the problem, with the entries of H as they are stored.
+
+        Returns
+        -------
+        ndarray, half grid
+        """
+        self.grid.check(Z)
+        if self.weight is not None:
+            return Z * self.weight
+        if self.stencil is None:
+            return self.problem.hvp(Z)
+        dtype = np.result_type(Z.dtype, np.complex64)
+        real = np.empty(0, dtype).real.dtype
+        radius, centre = self.grid.radius, self.grid.centre
+        side = 2 * radius + 3
+        parts = np.empty((2, radius + 2, side, side), real)
+        out = self.grid.zeros(dtype)
+        stencil.split_parts(Z, centre, parts)
+        stencil.multiply(self.stencil, parts, self._widths, centre, thread_count(), out)
+        prepare.add_mirror(out[0].copy(), out[0])
+        vectors.finish_sum(out, np.ascontiguousarray(Z, dtype), real.type(1), self.problem.damping)
+        return out
+
+    def diagonal(self) -> NDArray:
+        """Return J = diag H, a real half grid."""
+        if self.weight is not None:
+            return self.weight.copy()
+        if self.stencil is None:
+            return self.problem.hessian_diagonal()
+        r, c = self.grid.radius, self.grid.centre
+        side = 2 * r + 3
+        out = np.zeros(self.grid.shape, self.stencil.dtype)
+        # Pair 0 is the row itself, and its middle third the voxel itself.
+        middle = self.stencil[:, :, 0, side + 1 : 2 * side - 1]
+        out[: r + 1, c - r : c + r + 1, c - r : c + r + 1] = middle
+        prepare.add_mirror(out[0].copy(), out[0])
+        return out + self.problem.damping
+
+    def gridding_weight(self) -> NDArray:
+        """Return rho = H 1, the sums of the rows of H, a real half grid; H <= diag rho."""
+        if not self.assembled:
+            return self.problem.gridding_weight()
+        return self.matvec(np.ones(self.grid.shape, self.problem.operator.dtype)).real.copy()
+
+    def as_linear_operator(
+        self, coordinates: RealCoordinates | None = None
+    ) -> scipy.sparse.linalg.LinearOperator:
+        """Return H as a symmetric operator on vectors of float64.
+
+        Parameters
+        ----------
+        coordinates : RealCoordinates, optional
+            What the vectors stand for: all N^3 unknowns unless given. A smaller domain gives that
+            block of H.
+        """
+        chosen = real_coordinates(self.grid) if coordinates is None else coordinates
+
+        def product(vector: NDArray) -> NDArray:
+            return chosen.pack(self.matvec(chosen.unpack(vector.reshape(-1))))
+
+        return scipy.sparse.linalg.LinearOperator(
+            (len(chosen), len(chosen)), matvec=product, rmatvec=product, dtype=np.float64
+        )
+
+
+def memory(grid: FourierGrid, interpolation: str = "trilinear", itemsize: int = 4) -> int:
+    """Return the bytes that the assembled operator takes.
+
+    Parameters
+    ----------
+    grid : FourierGrid
+    interpolation : {"trilinear", "nearest"}
+    itemsize : int
+        Bytes of a real number of the problem's precision.
+    """
+    shape = grid.shape if interpolation == "nearest" else stencil.stencil_shape(grid.radius)
+    return int(np.prod(shape, dtype=np.int64)) * itemsize
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that are free or would be freed; None where nothing tells."""
+    report = Path("/proc/meminfo")
+    if report.exists():
+        for line in report.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOperator:
+    """Assemble H in one pass over poses and CTFs; no image is read.
+
+    Parameters
+    ----------
+    problem : KnownPoseProblem
+    limit : int, optional
+        Bytes that H may take: half of the free memory unless given. Beyond it the result is not
+        assembled and `NormalOperator.notes` says so.
+
+    Returns
+    -------
+    NormalOperator
+    """
+    operator, grid = problem.operator, problem.grid
+    needed = memory(grid, operator.interpolation, operator.real_dtype.itemsize)
+    if limit is None:
+        free = available_memory()
+        limit = needed if free is None else free // 2
+    if needed > limit:
+        note = (
+            f"the assembled operator would take {needed / 2**30:.3g} GiB, more than the "
+            f"{limit / 2**30:.3g} GiB that it may: every product goes through all images instead"
+        )
+        return NormalOperator(problem, None, None, (note,))
+    if operator.interpolation == "nearest":
+        return NormalOperator(problem, None, problem.hessian_diagonal())
+    entries = np.zeros(stencil.stencil_shape(grid.radius), operator.real_dtype)
+    tiles, colours = layout.disc_tiles(grid.radius, *TILE_SHAPE)
+    stencil.assemble(
+        problem.members,
+        problem.steps,
+        operator.rows,
+        tiles,
+        colours,
+        PRECISIONS[operator.real_dtype.name][1],
+        thread_count(),
+        problem.weights,
+        entries.reshape(-1),
+    )
+    stencil.separate(entries, entries.dtype.type(1 / len(problem)))
+    return NormalOperator(problem, entries, None)

@@ -1,0 +1,282 @@
+"""The normal operator of the trilinear window, assembled: a stencil of 27 points.
+
+A sample with corner weights w adds c w w^T. A corner (x, y, z) and its partner at offset (dx, dy,
+dz) share an entry with the pair seen from the other end, so that only the offsets of 5 *row pairs*
+are kept, (dy, dz) = (0, 0), (1, 0), (-1, 1), (0, 1), (1, 1), each with dx = -1, 0, 1: 15 arrays, of
+which the two dx = -1, 1 of the row itself say the same.
+
+**Layout.** ``stencil[z, y, pair, 3 L]`` of shape (R + 1, 2 R + 1, 5, 3 L), L = 2 R + 3, real, z from
+0, y from -R, x from -R - 1 (one column to spare on both sides). While samples are added, (x, dx)
+stands at 3 (x + R + 1) + dx + 1: the four entries of a row pair of a cell, (x, 0), (x, 1), (x + 1,
+-1), (x + 1, 0), are neighbours and one vector. `separate` then makes three rows of L of each, for
+products that run along x.
+
+**Fold.** Samples are folded to z >= 0 and only they are added, so no entry reaches below the plane
+z = 0. What the mirrored samples add to that plane is the mirror of what these add: the product's
+plane z = 0 needs its own mirror added once, as the adjoint's does.
+"""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import config, prange
+from numba.core import types
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+from fastcryo.kernels._jit import parallel, parallel_reduction, register
+from fastcryo.kernels.cpu.segments import find_segments
+from fastcryo.kernels.cpu.slicing import segment_start
+from fastcryo.kernels.cpu.windows import fraction
+from fastcryo.kernels.layout import FRACTION_BITS
+
+PAIRS = 5
+# Rows in y that one thread multiplies plane after plane: what it read of the plane below is still
+# in its cache.
+BLOCK_ROWS = 8
+PAIR_Y = (0, 1, -1, 0, 1)
+PAIR_Z = (0, 0, 1, 1, 1)
+# Corners of cells within the ball lie less than this outside it.
+REACH = math.sqrt(3)
+
+
+def stencil_shape(radius):
+    """Return the shape of the stencil of a ball of radius R."""
+    return radius + 1, 2 * radius + 1, PAIRS, 3 * (2 * radius + 3)
+
+
+def row_widths(radius):
+    """Return the largest |x| of every row (z, y), (R + 1, 2 R + 1) int64; -1 for none."""
+    z, y = np.ogrid[: radius + 1, -radius : radius + 1]
+    left = (radius + REACH) ** 2 - z**2 - y**2
+    widths = np.floor(np.sqrt(np.maximum(left, 0))).astype(np.int64)
+    return np.where(left < 0, -1, np.minimum(widths, radius))
+
+
+@register
+def add_band_plain(stencil, index, scale, first, middle, last):
+    """Add scale (first, middle, middle, last) to four neighbours."""
+    stencil[index] += scale * first
+    stencil[index + 1] += scale * middle
+    stencil[index + 2] += scale * middle
+    stencil[index + 3] += scale * last
+
+
+@intrinsic
+def add_band_vector(typingctx, stencil, index, scale, first, middle, last):
+    """Do as `add_band_plain`, with a vector of four lanes."""
+    if not (isinstance(stencil, types.Array) and stencil.ndim == 1 and stencil.layout == "C"):
+        raise TypingError(f"a flat contiguous array is needed, got {stencil}")
+    if stencil.dtype not in (types.float32, types.float64):
+        raise TypingError(f"a real array is needed, got {stencil}")
+    if any(v != stencil.dtype for v in (scale, first, middle, last)):
+        raise TypingError(f"values must be {stencil.dtype} like the array")
+    if not (isinstance(index, types.Integer) and index.bitwidth == 64):
+        raise TypingError("the index must be a 64-bit integer")
+    signature = types.void(stencil, index, scale, first, middle, last)
+
+    def generate(context, builder, sig, args):
+        array, start, factor, *band = args
+        data = context.make_array(sig.args[0])(context, builder, value=array).data
+        vector_type = ir.VectorType(factor.type, 4)
+        pointer = builder.bitcast(builder.gep(data, [start]), vector_type.as_pointer())
+        value = factors = ir.Constant(vector_type, ir.Undefined)
+        for lane, part in enumerate((band[0], band[1], band[1], band[2])):
+            place = ir.Constant(ir.IntType(32), lane)
+            value = builder.insert_element(value, part, place)
+            factors = builder.insert_element(factors, factor, place)
+        align = sig.args[0].dtype.bitwidth // 8
+        former = builder.load(pointer, align=align)
+        term = builder.fmul(value, factors, flags=("contract",))
+        builder.store(builder.fadd(former, term, flags=("contract",)), pointer, align=align)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+# Without compilation there are no vectors.
+add_band = add_band_plain if config.DISABLE_JIT else add_band_vector
+
+
+@register
+def scatter_pairs(stencil, qx, qy, qz, radius, unit, c):
+    """Add c w w^T of one sample to the flat stencil."""
+    one = type(unit)(1)
+    fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
+    gx, gy, gz = one - fx, one - fy, one - fz
+    first, middle, last = gx * gx, gx * fx, fx * fx
+    cx, cy, cz = qx >> FRACTION_BITS, qy >> FRACTION_BITS, qz >> FRACTION_BITS
+    band = 3 * (2 * radius + 3)
+    row = PAIRS * band
+    plane = (2 * radius + 1) * row
+    # Rows a, b = (y, z), (y + 1, z) and d, e above them.
+    at_a = cz * plane + (cy + radius) * row + 3 * (cx + radius + 1) + 1
+    at_b = at_a + row
+    at_d = at_a + plane
+    at_e = at_d + row
+    a, b, d, e = gy * gz, fy * gz, gy * fz, fy * fz
+    add_band(stencil, at_a, c * a * a, first, middle, last)
+    add_band(stencil, at_a + band, c * a * b, first, middle, last)
+    add_band(stencil, at_a + 3 * band, c * a * d, first, middle, last)
+    add_band(stencil, at_a + 4 * band, c * a * e, first, middle, last)
+    add_band(stencil, at_b, c * b * b, first, middle, last)
+    add_band(stencil, at_b + 2 * band, c * b * d, first, middle, last)
+    add_band(stencil, at_b + 3 * band, c * b * e, first, middle, last)
+    add_band(stencil, at_d, c * d * d, first, middle, last)
+    add_band(stencil, at_d + band, c * d * e, first, middle, last)
+    add_band(stencil, at_e, c * e * e, first, middle, last)
+
+
+@parallel
+def assemble(images, steps, rows, tiles, colours, unit, threads, weights, stencil):
+    """Sum c w w^T over all samples into the flat stencil, in place.
+
+    Arguments as in `fastcryo.kernels.cpu.slicing`.
+    """
+    radius = (rows.shape[0] - 1) // 2
+    common = weights.shape[0] == 1
+    for colour in range(colours.size - 1):
+        for worker in prange(threads):
+            segments = np.empty((4 * radius + 2, 4), np.int64)
+            for t in range(colours[colour] + worker, colours[colour + 1], threads):
+                for j in range(images.size):
+                    i = images[j]
+                    a, b = steps[i, 0], steps[i, 1]
+                    w = 0 if common else i
+                    count = find_segments(steps[i], tiles[t], 0, rows, segments)
+                    for s in range(count):
+                        k, start, stop, sign = segments[s]
+                        qx, dx = segment_start(a[0], b[0], k, start, sign, 0)
+                        qy, dy = segment_start(a[1], b[1], k, start, sign, 0)
+                        qz, dz = segment_start(a[2], b[2], k, start, sign, 0)
+                        first = rows[k + radius, 0]
+                        for h in range(start, stop):
+                            c = weights[w, first + h]
+                            scatter_pairs(stencil, qx, qy, qz, radius, unit, c)
+                            qx += dx
+                            qy += dy
+                            qz += dz
+
+
+@parallel
+def separate(stencil, scale):
+    """Turn rows of (x, dx) into three rows of x each, and scale; (R + 1, 2 R + 1, 5, 3 L)."""
+    for z in prange(stencil.shape[0]):
+        length = stencil.shape[3] // 3
+        former = np.empty(3 * length, stencil.dtype)
+        for y in range(stencil.shape[1]):
+            for pair in range(stencil.shape[2]):
+                former[:] = stencil[z, y, pair]
+                for d in range(3):
+                    for x in range(length):
+                        stencil[z, y, pair, d * length + x] = scale * former[3 * x + d]
+
+
+@parallel
+def split_parts(volume, centre, parts):
+    """Copy the cube |x|, |y| <= R, 0 <= z <= R of a half grid into padded real volumes.
+
+    Parameters
+    ----------
+    volume : (N // 2 + 1, N, N) complex
+    centre : int
+        N // 2.
+    parts : (2, R + 2, 2 R + 3, 2 R + 3) float, modified in place
+        Real and imaginary part, z from 0, y and x from -R - 1; the margin is set to 0.
+    """
+    radius = parts.shape[1] - 2
+    for z in prange(radius + 2):
+        parts[0, z] = 0
+        parts[1, z] = 0
+        if z <= radius:
+            for y in range(-radius, radius + 1):
+                for x in range(-radius, radius + 1):
+                    v = volume[z, y + centre, x + centre]
+                    parts[0, z, y + radius + 1, x + radius + 1] = v.real
+                    parts[1, z, y + radius + 1, x + radius + 1] = v.imag
+
+
+@register
+def add_products(left, centre, right, before, here, after, total):
+    """Add left before + centre here + right after, all of one length, to total."""
+    for x in range(total.size):
+        total[x] += left[x] * before[x] + centre[x] * here[x] + right[x] * after[x]
+
+
+@register
+def add_forward(coefficients, values, low, high, total):
+    """Add, for low <= x < high, the coefficients of x times the values at x - 1, x, x + 1."""
+    length = values.size
+    add_products(
+        coefficients[low:high],
+        coefficients[length + low : length + high],
+        coefficients[2 * length + low : 2 * length + high],
+        values[low - 1 : high - 1],
+        values[low:high],
+        values[low + 1 : high + 1],
+        total[low:high],
+    )
+
+
+@register
+def add_backward(coefficients, values, low, high, total):
+    """Add the transpose: coefficients and values both at x - 1, x, x + 1."""
+    length = values.size
+    add_products(
+        coefficients[2 * length + low - 1 : 2 * length + high - 1],
+        coefficients[length + low : length + high],
+        coefficients[low + 1 : high + 1],
+        values[low - 1 : high - 1],
+        values[low:high],
+        values[low + 1 : high + 1],
+        total[low:high],
+    )
+
+
+@parallel_reduction
+def multiply(stencil, parts, widths, centre, threads, out):
+    """Multiply by the stencil; the mirror of the plane z = 0 is left to add.
+
+    Every row of the result is summed by one thread in a fixed order.
+
+    Parameters
+    ----------
+    stencil : (R + 1, 2 R + 1, 5, 3 L) float, separated
+    parts : (2, R + 2, 2 R + 3, L) float
+        From `split_parts`; its precision is that of the sums.
+    widths : (R + 1, 2 R + 1) int64
+        `row_widths`.
+    centre, threads : int
+    out : (N // 2 + 1, N, N) complex, modified in place
+        Zero outside the rows that are written.
+    """
+    radius = stencil.shape[0] - 1
+    length = parts.shape[3]
+    blocks = (2 * radius + 1 + BLOCK_ROWS - 1) // BLOCK_ROWS
+    for worker in prange(threads):
+        sum_re = np.empty(length, parts.dtype)
+        sum_im = np.empty(length, parts.dtype)
+        for block in range(worker, blocks, threads):
+            y_stop = min((block + 1) * BLOCK_ROWS, 2 * radius + 1)
+            for z in range(radius + 1):
+                for y in range(block * BLOCK_ROWS, y_stop):
+                    width = widths[z, y]
+                    if width < 0:
+                        continue
+                    low, high = radius + 1 - width, radius + 2 + width
+                    sum_re[:] = 0
+                    sum_im[:] = 0
+                    for pair in range(PAIRS):
+                        dy, dz = PAIR_Y[pair], PAIR_Z[pair]
+                        row = stencil[z, y, pair]
+                        add_forward(row, parts[0, z + dz, y + dy + 1], low, high, sum_re)
+                        add_forward(row, parts[1, z + dz, y + dy + 1], low, high, sum_im)
+                        if pair > 0 and z >= dz and 0 <= y - dy <= 2 * radius:
+                            row = stencil[z - dz, y - dy, pair]
+                            add_backward(row, parts[0, z - dz, y - dy + 1], low, high, sum_re)
+                            add_backward(row, parts[1, z - dz, y - dy + 1], low, high, sum_im)
+                    for x in range(low, high):
+                        out[z, y - radius + centre, x - 1 - radius + centre] = complex(
+                            sum_re[x], sum_im[x]
+                        )
