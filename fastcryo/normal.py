@@ -168,15 +168,20 @@ class NormalOperator:
         if self.stencil is None:
             return self.problem.hvp(Z)
         dtype = np.result_type(Z.dtype, np.complex64)
-        real = np.empty(0, dtype).real.dtype
-        radius, centre = self.grid.radius, self.grid.centre
-        side = 2 * radius + 3
-        parts = np.empty((2, radius + 2, side, side), real)
+        radius, side = self.grid.radius, 2 * self.grid.radius + 3
+        parts = np.zeros((2, radius + 2, side, side), np.finfo(dtype).dtype)
         out = self.grid.zeros(dtype)
-        stencil.split_parts(Z, centre, parts)
-        stencil.multiply(self.stencil, parts, self._widths, centre, thread_count(), out)
+        stencil.split_parts(Z, radius, *parts)
+        stencil.multiply(
+            self.stencil.reshape(-1),
+            *parts.reshape(2, -1),
+            self._widths,
+            self.grid.box,
+            thread_count(),
+            out.reshape(-1),
+        )
         prepare.add_mirror(out[0].copy(), out[0])
-        vectors.finish_sum(out, np.ascontiguousarray(Z, dtype), real.type(1), self.problem.damping)
+        vectors.finish_sum(out, np.ascontiguousarray(Z, dtype), parts.dtype.type(1), self.problem.damping)
         return out
 
     def diagonal(self) -> NDArray:

@@ -5,8 +5,8 @@ dz) share an entry with the pair seen from the other end, so that only the offse
 are kept, (dy, dz) = (0, 0), (1, 0), (-1, 1), (0, 1), (1, 1), each with dx = -1, 0, 1: 15 arrays, of
 which the two dx = -1, 1 of the row itself say the same.
 
-**Layout.** ``stencil[z, y, pair, 3 L]`` of shape (R + 1, 2 R + 1, 5, 3 L), L = 2 R + 3, real, z from
-0, y from -R, x from -R - 1 (one column to spare on both sides). While samples are added, (x, dx)
+**Layout.** ``stencil[z, y, pair, 3 L]`` of shape (R + 1, 2 R + 1, 5, 3 L), L = 2 R + 3, real, z
+from 0, y from -R, x from -R - 1 (one column to spare on both sides). While samples are added, (x, dx)
 stands at 3 (x + R + 1) + dx + 1: the four entries of a row pair of a cell, (x, 0), (x, 1), (x + 1,
 -1), (x + 1, 0), are neighbours and one vector. `separate` then makes three rows of L of each, for
 products that run along x.
@@ -174,109 +174,90 @@ def separate(stencil, scale):
 
 
 @parallel
-def split_parts(volume, centre, parts):
+def split_parts(volume, radius, real, imaginary):
     """Copy the cube |x|, |y| <= R, 0 <= z <= R of a half grid into padded real volumes.
 
     Parameters
     ----------
     volume : (N // 2 + 1, N, N) complex
-    centre : int
-        N // 2.
-    parts : (2, R + 2, 2 R + 3, 2 R + 3) float, modified in place
-        Real and imaginary part, z from 0, y and x from -R - 1; the margin is set to 0.
+    radius : int
+        R.
+    real, imaginary : (R + 2, 2 R + 3, 2 R + 3) float, modified in place
+        z from 0, y and x from -R - 1; zeros to begin with, so that the margin is zero.
     """
-    radius = parts.shape[1] - 2
-    for z in prange(radius + 2):
-        parts[0, z] = 0
-        parts[1, z] = 0
-        if z <= radius:
-            for y in range(-radius, radius + 1):
-                for x in range(-radius, radius + 1):
-                    v = volume[z, y + centre, x + centre]
-                    parts[0, z, y + radius + 1, x + radius + 1] = v.real
-                    parts[1, z, y + radius + 1, x + radius + 1] = v.imag
+    low = volume.shape[1] // 2 - radius
+    for z in prange(radius + 1):
+        for y in range(2 * radius + 1):
+            for x in range(2 * radius + 1):
+                v = volume[z, y + low, x + low]
+                real[z, y + 1, x + 1] = v.real
+                imaginary[z, y + 1, x + 1] = v.imag
 
 
 @register
-def add_products(left, centre, right, before, here, after, total):
-    """Add left before + centre here + right after, all of one length, to total."""
-    for x in range(total.size):
-        total[x] += left[x] * before[x] + centre[x] * here[x] + right[x] * after[x]
+def add_products(stencil, left, middle, right, values, place, count, total):
+    """Add three rows of the stencil times the values at x - 1, x and x + 1 to total.
 
-
-@register
-def add_forward(coefficients, values, low, high, total):
-    """Add, for low <= x < high, the coefficients of x times the values at x - 1, x, x + 1."""
-    length = values.size
-    add_products(
-        coefficients[low:high],
-        coefficients[length + low : length + high],
-        coefficients[2 * length + low : 2 * length + high],
-        values[low - 1 : high - 1],
-        values[low:high],
-        values[low + 1 : high + 1],
-        total[low:high],
-    )
-
-
-@register
-def add_backward(coefficients, values, low, high, total):
-    """Add the transpose: coefficients and values both at x - 1, x, x + 1."""
-    length = values.size
-    add_products(
-        coefficients[2 * length + low - 1 : 2 * length + high - 1],
-        coefficients[length + low : length + high],
-        coefficients[low + 1 : high + 1],
-        values[low - 1 : high - 1],
-        values[low:high],
-        values[low + 1 : high + 1],
-        total[low:high],
-    )
+    `left`, `middle`, `right` and `place` are where the rows and the values at x begin in the flat
+    arrays. Unsigned, they need no test for counting from the end, and the loop becomes vectors.
+    """
+    left, middle, right = np.uint64(left), np.uint64(middle), np.uint64(right)
+    before, here, after = np.uint64(place - 1), np.uint64(place), np.uint64(place + 1)
+    for x in range(np.uint64(count)):
+        total[x] += (
+            stencil[left + x] * values[before + x]
+            + stencil[middle + x] * values[here + x]
+            + stencil[right + x] * values[after + x]
+        )
 
 
 @parallel_reduction
-def multiply(stencil, parts, widths, centre, threads, out):
+def multiply(stencil, real, imaginary, widths, box, threads, out):
     """Multiply by the stencil; the mirror of the plane z = 0 is left to add.
 
     Every row of the result is summed by one thread in a fixed order.
 
     Parameters
     ----------
-    stencil : (R + 1, 2 R + 1, 5, 3 L) float, separated
-    parts : (2, R + 2, 2 R + 3, L) float
-        From `split_parts`; its precision is that of the sums.
+    stencil : flat float, separated
+    real, imaginary : flat float
+        From `split_parts`; their precision is that of the sums.
     widths : (R + 1, 2 R + 1) int64
         `row_widths`.
-    centre, threads : int
-    out : (N // 2 + 1, N, N) complex, modified in place
-        Zero outside the rows that are written.
+    box, threads : int
+    out : flat half grid, complex, modified in place
+        Rows that no sample reaches are left as they are.
     """
-    radius = stencil.shape[0] - 1
-    length = parts.shape[3]
-    blocks = (2 * radius + 1 + BLOCK_ROWS - 1) // BLOCK_ROWS
+    radius = widths.shape[0] - 1
+    length = 2 * radius + 3
+    blocks = (2 * radius + BLOCK_ROWS) // BLOCK_ROWS
     for worker in prange(threads):
-        sum_re = np.empty(length, parts.dtype)
-        sum_im = np.empty(length, parts.dtype)
+        sum_re = np.empty(length, real.dtype)
+        sum_im = np.empty(length, real.dtype)
         for block in range(worker, blocks, threads):
             y_stop = min((block + 1) * BLOCK_ROWS, 2 * radius + 1)
             for z in range(radius + 1):
                 for y in range(block * BLOCK_ROWS, y_stop):
-                    width = widths[z, y]
-                    if width < 0:
-                        continue
-                    low, high = radius + 1 - width, radius + 2 + width
-                    sum_re[:] = 0
-                    sum_im[:] = 0
-                    for pair in range(PAIRS):
+                    count = 2 * widths[z, y] + 1
+                    low = radius + 1 - widths[z, y]
+                    for x in range(count):
+                        sum_re[x] = 0
+                        sum_im[x] = 0
+                    for pair in range(PAIRS if count > 0 else 0):
                         dy, dz = PAIR_Y[pair], PAIR_Z[pair]
-                        row = stencil[z, y, pair]
-                        add_forward(row, parts[0, z + dz, y + dy + 1], low, high, sum_re)
-                        add_forward(row, parts[1, z + dz, y + dy + 1], low, high, sum_im)
+                        row = ((z * (2 * radius + 1) + y) * PAIRS + pair) * 3 * length + low
+                        place = ((z + dz) * length + y + dy + 1) * length + low
+                        a, b, c = row, row + length, row + 2 * length
+                        add_products(stencil, a, b, c, real, place, count, sum_re)
+                        add_products(stencil, a, b, c, imaginary, place, count, sum_im)
                         if pair > 0 and z >= dz and 0 <= y - dy <= 2 * radius:
-                            row = stencil[z - dz, y - dy, pair]
-                            add_backward(row, parts[0, z - dz, y - dy + 1], low, high, sum_re)
-                            add_backward(row, parts[1, z - dz, y - dy + 1], low, high, sum_im)
-                    for x in range(low, high):
-                        out[z, y - radius + centre, x - 1 - radius + centre] = complex(
-                            sum_re[x], sum_im[x]
-                        )
+                            # The same entries seen from the other end: coefficients of x - 1, x
+                            # and x + 1 for their own partners at 1, 0 and -1.
+                            row -= (dz * (2 * radius + 1) + dy) * PAIRS * 3 * length
+                            place = ((z - dz) * length + y - dy + 1) * length + low
+                            a, b, c = row + 2 * length - 1, row + length, row + 1
+                            add_products(stencil, a, b, c, real, place, count, sum_re)
+                            add_products(stencil, a, b, c, imaginary, place, count, sum_im)
+                    start = (z * box + y - radius + box // 2) * box + low - 1 - radius + box // 2
+                    for x in range(count):
+                        out[start + x] = complex(sum_re[x], sum_im[x])
