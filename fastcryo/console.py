@@ -58,7 +58,12 @@ def print_particles(console: Console, particles: Particles) -> None:
 
 def print_reconstruction(console: Console, result: Reconstruction) -> None:
     """Print the resolution, the time and where the files are."""
-    if result.resolution is not None:
+    if result.resolution is not None and np.isinf(result.resolution):
+        console.print(
+            "resolution: none, the half-maps do not correlate even in the first shell; "
+            "see fastcryo info for signs of wrong poses, contrast or pixel size"
+        )
+    elif result.resolution is not None:
         console.print(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143)")
     console.print(f"time: {result.seconds:.1f} s")
     console.print(f"report: {result.folder / 'run_report.png'}")

@@ -56,7 +56,7 @@ def save_report(path: str | os.PathLike, result: Reconstruction, shown: NDArray)
     _by_shell(axes["diagonal"], result, box, "preconditioner", "preconditioner D, shell means")
     _by_shell(axes["prior"], result, box, "regularization", "prior λ")
     title = f"{result.folder.name}: box {box}, {result.pixel_size:.4g} Å"
-    if result.resolution is not None:
+    if result.resolution is not None and np.isfinite(result.resolution):
         title += f", resolution {result.resolution:.2f} Å at FSC 0.143"
     figure.suptitle(title)
     save_figure(path, figure)

@@ -170,7 +170,7 @@ class Reconstruction:
     curves : FSCCurves or None
         None where only one half was wanted.
     resolution : float or None
-        angstrom, at FSC = 0.143.
+        angstrom, at FSC = 0.143; infinity if the half-maps do not correlate at all.
     pixel_size : float
         Of the maps, angstrom.
     seconds : float
@@ -495,7 +495,7 @@ def write_history(
         "map_pixel_size": result.pixel_size,
         "settings": asdict(settings),
         "notes": list(particles.notes),
-        "resolution": result.resolution,
+        "resolution": result.resolution if np.isfinite(result.resolution or 0) else None,
         "fsc": curves,
         "seconds": result.seconds,
         "maps": {

@@ -112,6 +112,22 @@ def test_options_of_reconstruct(data, tmp_path, options):
         assert (fc.fsc(full, truth)[1:5] > 0.7).all()
 
 
+def test_half_maps_that_do_not_correlate_are_said_to(copy, tmp_path, capsys):
+    noise = np.random.default_rng(0).standard_normal((COUNT, BOX, BOX), dtype=np.float32)
+    ramp = np.linspace(-1, 1, BOX, dtype=np.float32)
+    sign = np.where([r.split()[-1] == "1" for r in rows_of(copy)], 1, -1)
+    write_stack(copy / "particles.mrcs", noise + 9 * sign[:, None, None] * ramp, 4.0)
+    out = tmp_path / "out"
+    assert main(["reconstruct", str(copy / "particles.star"), "--out", str(out)]) == 0
+    assert "do not correlate" in capsys.readouterr().out
+    assert json.loads((out / "run_history.json").read_text())["resolution"] is None
+
+
+def rows_of(folder):
+    text = (folder / "particles.star").read_text()
+    return [line for line in text.splitlines() if "@particles.mrcs" in line]
+
+
 def test_cropped_maps_keep_the_grey_scale(data, tmp_path):
     truth, _ = read_map(data / "truth.mrc")
     full_grid, grid = fc.FourierGrid(BOX), fc.FourierGrid(24)
