@@ -181,7 +181,9 @@ class NormalOperator:
             out.reshape(-1),
         )
         prepare.add_mirror(out[0].copy(), out[0])
-        vectors.finish_sum(out, np.ascontiguousarray(Z, dtype), parts.dtype.type(1), self.problem.damping)
+        vectors.finish_sum(
+            out, np.ascontiguousarray(Z, dtype), parts.dtype.type(1), self.problem.damping
+        )
         return out
 
     def diagonal(self) -> NDArray:

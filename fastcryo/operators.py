@@ -83,17 +83,7 @@ class SliceOperator:
         """
         steps = layout.fixed_point_steps(orthonormal_rotations(rotations))
         samples = np.empty((len(steps), self.samples), self.dtype)
-        self._kernels.forward(
-            self.flat(volume),
-            np.arange(len(steps)),
-            steps,
-            self.rows,
-            self._tiles,
-            self.grid.box,
-            self._unit,
-            thread_count(),
-            samples,
-        )
+        self._sweep("forward", (self.flat(volume), samples), np.arange(len(steps)), steps)
         return samples
 
     def adjoint(self, samples: NDArray, rotations: ArrayLike) -> NDArray:
@@ -117,9 +107,7 @@ class SliceOperator:
                 f"samples: shape {(len(steps), self.samples)} needed, got {samples.shape}"
             )
         out = self.grid.zeros(self.dtype)
-        self._kernels.adjoint(
-            samples, np.arange(len(steps)), *self._scatter_arguments(steps), self.flat(out)
-        )
+        self._sweep("adjoint", (samples, self.flat(out)), np.arange(len(steps)), steps)
         # The origin is its own mirror and must not be added twice.
         out[0, self.grid.centre, self.grid.centre] -= 0.5 * samples[:, self.origin].sum()
         return self._add_mirror(out)
@@ -191,46 +179,21 @@ class SliceOperator:
             Sum of c |P V|^2 and of Re(conj(d) P V) over half discs.
         """
         out = self.grid.zeros(self.dtype)
-        sums = np.zeros((len(self._tiles), 2))
-        self._kernels.gradient(
-            self.flat(volume),
-            images,
-            *self._scatter_arguments(steps),
-            weights,
-            data,
-            self.flat(out),
-            sums,
-        )
-        square, mixed = sums.sum(axis=0)
-        return self._add_mirror(out), float(square), float(mixed)
+        arrays = (self.flat(volume), weights, data, self.flat(out))
+        square, mixed = self._sweep("gradient", arrays, images, steps)
+        return self._add_mirror(out), square, mixed
 
     def energy(
         self, volume: NDArray, steps: NDArray, images: NDArray, weights: NDArray, data: NDArray
     ) -> tuple[float, float]:
         """Return the sums of `normal` without its volume."""
-        sums = np.zeros((len(self._tiles), 2))
-        self._kernels.energy(
-            self.flat(volume),
-            images,
-            steps,
-            self.rows,
-            self._tiles,
-            self.grid.box,
-            self._unit,
-            thread_count(),
-            weights,
-            data,
-            sums,
-        )
-        square, mixed = sums.sum(axis=0)
-        return float(square), float(mixed)
+        return self._sweep("energy", (self.flat(volume), weights, data), images, steps)
 
     def diagonal(self, steps: NDArray, images: NDArray, weights: NDArray, squared: bool) -> NDArray:
         """Sum c w^2 (squared) or c w over the samples of some images; a real half grid."""
         out = np.zeros(self.grid.shape, self.real_dtype)
-        self._kernels.diagonal(
-            images, *self._scatter_arguments(steps), weights, squared, out.reshape(-1)
-        )
+        name = "diagonal" if squared else "gridding"
+        self._sweep(name, (weights, out.reshape(-1)), images, steps)
         return self._add_mirror(out)
 
     def flat(self, volume: NDArray) -> NDArray:
@@ -238,9 +201,26 @@ class SliceOperator:
         self.grid.check(volume)
         return np.ascontiguousarray(volume, self.dtype).reshape(-1)
 
-    def _scatter_arguments(self, steps: NDArray) -> tuple:
-        tiles = self._tiles, self._colours
-        return steps, self.rows, *tiles, self.grid.box, self._unit, thread_count()
+    def _sweep(
+        self, name: str, arrays: tuple[NDArray, ...], images: NDArray, steps: NDArray
+    ) -> tuple[float, float]:
+        """Run a kernel on its arrays; returns its two sums."""
+        reads_only = name in ("forward", "energy")
+        sums = np.zeros((len(self._tiles), 2))
+        getattr(self._kernels, name)(
+            arrays,
+            images,
+            steps,
+            self.rows,
+            self._tiles,
+            np.array([0, len(self._tiles)]) if reads_only else self._colours,
+            self.grid.box,
+            self._unit,
+            thread_count(),
+            sums,
+        )
+        square, mixed = sums.sum(axis=0)
+        return float(square), float(mixed)
 
     def _add_mirror(self, out: NDArray) -> NDArray:
         prepare.add_mirror(out[0].copy(), out[0])

@@ -156,7 +156,7 @@ def test_same_seed_same_bits_whatever_the_threads(data, tmp_path):
 
 def test_a_run_stopped_and_killed_resumes_with_the_same_bits(data, tmp_path):
     """Ctrl-C in the first map, kill in the second, then a run to the end."""
-    options = [str(data / "particles.star"), "--epochs", "40", "--batch-size", "40"]
+    options = [str(data / "particles.star"), "--epochs", "150", "--batch-size", "40"]
     options += ["--preconditioner", "hutchinson", "--step", "armijo"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main(["reconstruct", *options, "--out", str(whole)]) == 0
@@ -171,7 +171,7 @@ def test_a_run_stopped_and_killed_resumes_with_the_same_bits(data, tmp_path):
             time.sleep(0.005)
         process.send_signal(stop)
         _, errors = process.communicate(timeout=100)
-        assert process.returncode == status
+        assert process.returncode == status, errors
         assert checkpoint.exists()
         assert not (broken / "run_class001.mrc").exists()
         if stop == signal.SIGINT:

@@ -1,23 +1,10 @@
 """Slices, back-projection and their fusions, made once per window.
 
-All kernels walk the volume tile by tile and, within a tile, image by image (see
+One sweep serves them all. It walks the volume tile by tile and, within a tile, image by image (see
 `fastcryo.kernels.layout.disc_tiles`): a tile of the volume stays in the cache while all images of
-the batch read it or add to it. Every tile is one thread's alone and sums in a fixed order, so
+the batch read it or add to it. What is done to a run of neighbouring samples, a few lines per
+operation, is all that differs. Every tile is one thread's alone and sums in a fixed order, so
 results do not depend on the number of threads.
-
-Common arguments:
-
-volume : flat half grid, complex
-images : (m,) int64, the images of the batch, indices into steps, weights and data
-steps : (n, 2, 3) int64, fixed-point rows of the rotations
-rows : (2 R + 1, 3) int64, the packed samples
-tiles, colours : the tiles and where each colour begins
-box : N
-unit : 2^-24 (float32) or 2^-52 (float64), the resolution and precision of weights
-threads : number of threads to deal the tiles to
-weights : (n, samples) or (1, samples) float, C^2 / sigma^2, halved at the origin
-data : (n, samples) complex, C y / sigma^2, halved at the origin
-sums : (tiles, 2) float64, modified in place: sum of c |s|^2 and of Re(conj(d) s) by tile
 """
 
 from types import SimpleNamespace
@@ -35,181 +22,186 @@ def segment_start(step, base, k, h, sign, offset):
     return sign * (h * step + k * base) + offset, sign * step
 
 
+def make_sweep(process, offset):
+    """Make the kernel that hands every run of samples to `process`.
+
+    ``process(arrays, batch, image, first, count, q, d, sign, box, unit)`` treats the samples
+    first to first + count of an image, at positions q, q + d, ...; it returns two float64 numbers,
+    which are summed by tile.
+    """
+
+    @parallel
+    def sweep(arrays, images, steps, rows, tiles, colours, box, unit, threads, sums):
+        """Process all samples of a batch.
+
+        Parameters
+        ----------
+        arrays : tuple of arrays
+            What `process` reads and adds to; volumes are flat half grids.
+        images : (m,) int64
+            The images of the batch, indices into steps.
+        steps : (n, 2, 3) int64
+            Fixed-point rows of the rotations.
+        rows : (2 R + 1, 3) int64
+            The packed samples.
+        tiles : (t, 4) int64
+        colours : (c + 1,) int64
+            Tiles colours[c] to colours[c + 1] may be added to side by side; (0, t) where nothing is
+            added to a volume.
+        box : int
+            N.
+        unit : float
+            2^-24 (float32) or 2^-52 (float64), the resolution and precision of weights.
+        threads : int
+            Number of threads to deal the tiles to.
+        sums : (t, 2) float64, modified in place
+        """
+        radius = (rows.shape[0] - 1) // 2
+        for colour in range(colours.size - 1):
+            for worker in prange(threads):
+                segments = np.empty((4 * radius + 2, 4), np.int64)
+                for t in range(colours[colour] + worker, colours[colour + 1], threads):
+                    total = (0.0, 0.0)
+                    for j in range(images.size):
+                        i = images[j]
+                        a, b = steps[i, 0], steps[i, 1]
+                        count = find_segments(steps[i], tiles[t], offset, rows, segments)
+                        for s in range(count):
+                            k, start, stop, sign = segments[s]
+                            qx, dx = segment_start(a[0], b[0], k, start, sign, offset)
+                            qy, dy = segment_start(a[1], b[1], k, start, sign, offset)
+                            qz, dz = segment_start(a[2], b[2], k, start, sign, offset)
+                            first = rows[k + radius, 0] + start
+                            q, d = (qx, qy, qz), (dx, dy, dz)
+                            p = process(arrays, j, i, first, stop - start, q, d, sign, box, unit)
+                            total = (total[0] + p[0], total[1] + p[1])
+                    sums[t, 0], sums[t, 1] = total
+
+    return sweep
+
+
 def make_kernels(window):
-    """Compile (lazily) the kernels of one window of `fastcryo.kernels.cpu.windows`."""
-    offset = window.offset
-    gather = window.gather
-    scatter = window.scatter
-    scatter_power = window.scatter_power
+    """Make the kernels of one window of `fastcryo.kernels.cpu.windows`; they compile when called.
 
-    @parallel
-    def forward(volume, images, steps, rows, tiles, box, unit, threads, out):
-        """Slice the volume: out (m, samples) complex, modified in place."""
-        radius = (rows.shape[0] - 1) // 2
-        for worker in prange(threads):
-            segments = np.empty((4 * radius + 2, 4), np.int64)
-            for t in range(worker, tiles.shape[0], threads):
-                for j in range(images.size):
-                    a, b = steps[images[j], 0], steps[images[j], 1]
-                    count = find_segments(steps[images[j]], tiles[t], offset, rows, segments)
-                    for s in range(count):
-                        k, start, stop, sign = segments[s]
-                        qx, dx = segment_start(a[0], b[0], k, start, sign, offset)
-                        qy, dy = segment_start(a[1], b[1], k, start, sign, offset)
-                        qz, dz = segment_start(a[2], b[2], k, start, sign, offset)
-                        conjugate = type(unit)(sign)
-                        first = rows[k + radius, 0]
-                        for h in range(start, stop):
-                            re, im = gather(volume, qx, qy, qz, box, unit)
-                            out[j, first + h] = complex(re, conjugate * im)
-                            qx += dx
-                            qy += dy
-                            qz += dz
+    The ``arrays`` of each, with weights (n, samples) or (1, samples) = C^2 / sigma^2 and data
+    (n, samples) = C y / sigma^2, both halved at the origin; data of no rows stand for zeros:
 
-    @parallel
-    def adjoint(samples, images, steps, rows, tiles, colours, box, unit, threads, out):
-        """Back-project samples (m, samples) complex into out, a flat half grid, in place."""
-        radius = (rows.shape[0] - 1) // 2
-        for colour in range(colours.size - 1):
-            for worker in prange(threads):
-                segments = np.empty((4 * radius + 2, 4), np.int64)
-                for t in range(colours[colour] + worker, colours[colour + 1], threads):
-                    for j in range(images.size):
-                        a, b = steps[images[j], 0], steps[images[j], 1]
-                        count = find_segments(steps[images[j]], tiles[t], offset, rows, segments)
-                        for s in range(count):
-                            k, start, stop, sign = segments[s]
-                            qx, dx = segment_start(a[0], b[0], k, start, sign, offset)
-                            qy, dy = segment_start(a[1], b[1], k, start, sign, offset)
-                            qz, dz = segment_start(a[2], b[2], k, start, sign, offset)
-                            conjugate = type(unit)(sign)
-                            first = rows[k + radius, 0]
-                            for h in range(start, stop):
-                                d = samples[j, first + h]
-                                scatter(out, qx, qy, qz, box, unit, d.real, conjugate * d.imag)
-                                qx += dx
-                                qy += dy
-                                qz += dz
+    forward : (volume, samples (m, samples))
+    adjoint : (samples (m, samples), volume)
+    gradient : (volume, weights, data, total); sums are c |s|^2 and Re(conj(d) s)
+    energy : (volume, weights, data); the same sums
+    diagonal : (weights, real volume), c w^2; gridding : the same, c w
+    """
+    gather, scatter, scatter_power = window.gather, window.scatter, window.scatter_power
 
-    @parallel
-    def gradient(
-        volume,
-        images,
-        steps,
-        rows,
-        tiles,
-        colours,
-        box,
-        unit,
-        threads,
-        weights,
-        data,
-        out,
-        sums,
-    ):
-        """Sum P^H (c P V - d) into out, a flat half grid; data of no rows stand for zeros."""
-        radius = (rows.shape[0] - 1) // 2
-        common = weights.shape[0] == 1
+    @register
+    def slice_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+        """Read the volume."""
+        volume, samples = arrays
+        conjugate = type(unit)(sign)
+        qx, qy, qz = q
+        for h in range(count):
+            re, im = gather(volume, qx, qy, qz, box, unit)
+            samples[batch, first + h] = complex(re, conjugate * im)
+            qx += d[0]
+            qy += d[1]
+            qz += d[2]
+        return 0.0, 0.0
+
+    @register
+    def project_back_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+        """Add samples to the volume."""
+        samples, volume = arrays
+        conjugate = type(unit)(sign)
+        qx, qy, qz = q
+        for h in range(count):
+            s = samples[batch, first + h]
+            scatter(volume, qx, qy, qz, box, unit, s.real, conjugate * s.imag)
+            qx += d[0]
+            qy += d[1]
+            qz += d[2]
+        return 0.0, 0.0
+
+    @register
+    def gradient_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+        """Add P^H (c P V - d) without storing the slice."""
+        volume, weights, data, total = arrays
+        conjugate = type(unit)(sign)
+        row = 0 if weights.shape[0] == 1 else image
         with_data = data.shape[0] > 0
-        for colour in range(colours.size - 1):
-            for worker in prange(threads):
-                segments = np.empty((4 * radius + 2, 4), np.int64)
-                for t in range(colours[colour] + worker, colours[colour + 1], threads):
-                    square = 0.0
-                    mixed = 0.0
-                    for j in range(images.size):
-                        i = images[j]
-                        a, b = steps[i, 0], steps[i, 1]
-                        w = 0 if common else i
-                        count = find_segments(steps[i], tiles[t], offset, rows, segments)
-                        for s in range(count):
-                            k, start, stop, sign = segments[s]
-                            qx, dx = segment_start(a[0], b[0], k, start, sign, offset)
-                            qy, dy = segment_start(a[1], b[1], k, start, sign, offset)
-                            qz, dz = segment_start(a[2], b[2], k, start, sign, offset)
-                            conjugate = type(unit)(sign)
-                            first = rows[k + radius, 0]
-                            for h in range(start, stop):
-                                re, im = gather(volume, qx, qy, qz, box, unit)
-                                c = weights[w, first + h]
-                                square += np.float64(c * (re * re + im * im))
-                                r, q = c * re, c * im
-                                if with_data:
-                                    d = data[i, first + h]
-                                    e = conjugate * d.imag
-                                    mixed += np.float64(d.real * re + e * im)
-                                    r -= d.real
-                                    q -= e
-                                scatter(out, qx, qy, qz, box, unit, r, q)
-                                qx += dx
-                                qy += dy
-                                qz += dz
-                    sums[t, 0] = square
-                    sums[t, 1] = mixed
+        qx, qy, qz = q
+        square = 0.0
+        mixed = 0.0
+        for h in range(count):
+            re, im = gather(volume, qx, qy, qz, box, unit)
+            c = weights[row, first + h]
+            square += np.float64(c * (re * re + im * im))
+            r, s = c * re, c * im
+            if with_data:
+                y = data[image, first + h]
+                yi = conjugate * y.imag
+                mixed += np.float64(y.real * re + yi * im)
+                r -= y.real
+                s -= yi
+            scatter(total, qx, qy, qz, box, unit, r, s)
+            qx += d[0]
+            qy += d[1]
+            qz += d[2]
+        return square, mixed
 
-    @parallel
-    def energy(volume, images, steps, rows, tiles, box, unit, threads, weights, data, sums):
-        """Fill `sums` without touching a second volume; data of no rows stand for zeros."""
-        radius = (rows.shape[0] - 1) // 2
-        common = weights.shape[0] == 1
+    @register
+    def energy_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+        """Sum as `gradient_run` does, and touch no second volume."""
+        volume, weights, data = arrays
+        conjugate = type(unit)(sign)
+        row = 0 if weights.shape[0] == 1 else image
         with_data = data.shape[0] > 0
-        for worker in prange(threads):
-            segments = np.empty((4 * radius + 2, 4), np.int64)
-            for t in range(worker, tiles.shape[0], threads):
-                square = 0.0
-                mixed = 0.0
-                for j in range(images.size):
-                    i = images[j]
-                    a, b = steps[i, 0], steps[i, 1]
-                    w = 0 if common else i
-                    count = find_segments(steps[i], tiles[t], offset, rows, segments)
-                    for s in range(count):
-                        k, start, stop, sign = segments[s]
-                        qx, dx = segment_start(a[0], b[0], k, start, sign, offset)
-                        qy, dy = segment_start(a[1], b[1], k, start, sign, offset)
-                        qz, dz = segment_start(a[2], b[2], k, start, sign, offset)
-                        conjugate = type(unit)(sign)
-                        first = rows[k + radius, 0]
-                        for h in range(start, stop):
-                            re, im = gather(volume, qx, qy, qz, box, unit)
-                            c = weights[w, first + h]
-                            square += np.float64(c * (re * re + im * im))
-                            if with_data:
-                                d = data[i, first + h]
-                                mixed += np.float64(d.real * re + conjugate * d.imag * im)
-                            qx += dx
-                            qy += dy
-                            qz += dz
-                sums[t, 0] = square
-                sums[t, 1] = mixed
+        qx, qy, qz = q
+        square = 0.0
+        mixed = 0.0
+        for h in range(count):
+            re, im = gather(volume, qx, qy, qz, box, unit)
+            c = weights[row, first + h]
+            square += np.float64(c * (re * re + im * im))
+            if with_data:
+                y = data[image, first + h]
+                mixed += np.float64(y.real * re + conjugate * y.imag * im)
+            qx += d[0]
+            qy += d[1]
+            qz += d[2]
+        return square, mixed
 
-    @parallel
-    def diagonal(images, steps, rows, tiles, colours, box, unit, threads, weights, squared, out):
-        """Sum c w^2 (squared) or c w over all samples into out, a flat real half grid."""
-        radius = (rows.shape[0] - 1) // 2
-        common = weights.shape[0] == 1
-        for colour in range(colours.size - 1):
-            for worker in prange(threads):
-                segments = np.empty((4 * radius + 2, 4), np.int64)
-                for t in range(colours[colour] + worker, colours[colour + 1], threads):
-                    for j in range(images.size):
-                        i = images[j]
-                        a, b = steps[i, 0], steps[i, 1]
-                        w = 0 if common else i
-                        count = find_segments(steps[i], tiles[t], offset, rows, segments)
-                        for s in range(count):
-                            k, start, stop, sign = segments[s]
-                            qx, dx = segment_start(a[0], b[0], k, start, sign, offset)
-                            qy, dy = segment_start(a[1], b[1], k, start, sign, offset)
-                            qz, dz = segment_start(a[2], b[2], k, start, sign, offset)
-                            first = rows[k + radius, 0]
-                            for h in range(start, stop):
-                                c = weights[w, first + h]
-                                scatter_power(out, qx, qy, qz, box, unit, c, squared)
-                                qx += dx
-                                qy += dy
-                                qz += dz
+    @register
+    def diagonal_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+        """Add c w^2."""
+        weights, volume = arrays
+        row = 0 if weights.shape[0] == 1 else image
+        qx, qy, qz = q
+        for h in range(count):
+            scatter_power(volume, qx, qy, qz, box, unit, weights[row, first + h], True)
+            qx += d[0]
+            qy += d[1]
+            qz += d[2]
+        return 0.0, 0.0
+
+    @register
+    def gridding_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+        """Add c w."""
+        weights, volume = arrays
+        row = 0 if weights.shape[0] == 1 else image
+        qx, qy, qz = q
+        for h in range(count):
+            scatter_power(volume, qx, qy, qz, box, unit, weights[row, first + h], False)
+            qx += d[0]
+            qy += d[1]
+            qz += d[2]
+        return 0.0, 0.0
 
     return SimpleNamespace(
-        forward=forward, adjoint=adjoint, gradient=gradient, energy=energy, diagonal=diagonal
+        forward=make_sweep(slice_run, window.offset),
+        adjoint=make_sweep(project_back_run, window.offset),
+        gradient=make_sweep(gradient_run, window.offset),
+        energy=make_sweep(energy_run, window.offset),
+        diagonal=make_sweep(diagonal_run, window.offset),
+        gridding=make_sweep(gridding_run, window.offset),
     )

@@ -5,8 +5,8 @@ dz) share an entry with the pair seen from the other end, so that only the offse
 are kept, (dy, dz) = (0, 0), (1, 0), (-1, 1), (0, 1), (1, 1), each with dx = -1, 0, 1: 15 arrays, of
 which the two dx = -1, 1 of the row itself say the same.
 
-**Layout.** ``stencil[z, y, pair, 3 L]`` of shape (R + 1, 2 R + 1, 5, 3 L), L = 2 R + 3, real, z
-from 0, y from -R, x from -R - 1 (one column to spare on both sides). While samples are added, (x, dx)
+**Layout.** ``stencil[z, y, pair, 3 L]`` of shape (R + 1, 2 R + 1, 5, 3 L), L = 2 R + 3, real: z
+from 0, y from -R, x from -R - 1 (a column to spare on both sides). While samples are added, (x, dx)
 stands at 3 (x + R + 1) + dx + 1: the four entries of a row pair of a cell, (x, 0), (x, 1), (x + 1,
 -1), (x + 1, 0), are neighbours and one vector. `separate` then makes three rows of L of each, for
 products that run along x.
