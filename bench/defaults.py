@@ -11,7 +11,8 @@ import argparse
 import numpy as np
 
 import fastcryo as fc
-from fastcryo.reconstruct import Settings, regularizations, silent
+from fastcryo.reconstruct import regularizations, silent
+from fastcryo.settings import Settings
 
 RULES = {
     "plain, armijo 0.99": {"preconditioner": None, "step": "armijo"},

@@ -1,5 +1,6 @@
 """fastcryo: cryo-EM reconstruction by preconditioned stochastic gradient descent."""
 
+from fastcryo import conditioning
 from fastcryo._version import __version__
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
@@ -23,6 +24,7 @@ __all__ = [
     "Particles",
     "SliceOperator",
     "__version__",
+    "conditioning",
     "conjugate_gradient",
     "fsc",
     "hutchinson_diagonal",

@@ -361,7 +361,7 @@ def reconstruct_settings(arguments: argparse.Namespace):
     """Return the settings that the options ask for: defaults, or the published ones, overridden."""
     from dataclasses import replace
 
-    from fastcryo.reconstruct import PUBLISHED, Settings
+    from fastcryo.settings import PUBLISHED, Settings
 
     given = {name: value for name, value in vars(arguments).items() if name in OVERRIDES}
     base = PUBLISHED if arguments.published else Settings()

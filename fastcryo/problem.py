@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.fft
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
-from fastcryo.kernels import layout
-from fastcryo.kernels.cpu import prepare, vectors
+from fastcryo.kernels.cpu import vectors
 from fastcryo.normal import NormalOperator, assemble
 from fastcryo.operators import SliceOperator
-from fastcryo.rotations import orthonormal_rotations
-from fastcryo.threads import thread_count
+from fastcryo.preparation import ImageSet, damping_of, finite, prepare_data, radius_of
 
 if TYPE_CHECKING:
     from fastcryo.particles import Particles
-
-PREPARATION_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,12 +149,12 @@ class KnownPoseProblem:
             side = images.shape[1]
 
             def read(block: slice) -> NDArray:
-                return _finite(images[block], block.start)
+                return finite(images[block], block.start)
 
-        setup = _Setup(side, pixel_size, ctf, shifts, rotations)
-        grid = FourierGrid(side if box is None else box, _radius(setup, box, radius, resolution))
+        setup = ImageSet(side, pixel_size, ctf, shifts, rotations)
+        grid = FourierGrid(side if box is None else box, radius_of(setup, box, radius, resolution))
         operator = SliceOperator(grid, interpolation, backend, dtype)
-        return _build(operator, setup, read, noise_std, regularization, progress=None)
+        return cls(**prepare_data(operator, setup, read, noise_std, regularization, None))
 
     @classmethod
     def from_particles(
@@ -198,7 +193,7 @@ class KnownPoseProblem:
                 f"{particles.source}: does not say how large the images are, "
                 "rlnImageSize or the image stacks are needed"
             )
-        setup = _Setup(
+        setup = ImageSet(
             particles.box,
             particles.pixel_size,
             particles.ctf,
@@ -206,7 +201,7 @@ class KnownPoseProblem:
             particles.rotations,
         )
         grid = FourierGrid(
-            particles.box if box is None else box, _radius(setup, box, radius, resolution)
+            particles.box if box is None else box, radius_of(setup, box, radius, resolution)
         )
         operator = SliceOperator(grid, interpolation, backend, dtype)
 
@@ -214,14 +209,8 @@ class KnownPoseProblem:
             images = particles.images(np.arange(len(particles))[block])
             return np.negative(images, out=images) if invert else images
 
-        return _build(
-            operator,
-            setup,
-            None if metadata_only else read,
-            noise_std,
-            regularization,
-            progress,
-        )
+        images = None if metadata_only else read
+        return cls(**prepare_data(operator, setup, images, noise_std, regularization, progress))
 
     def loss(self, volume: NDArray, batch: ArrayLike | None = None) -> float:
         """Return f of a half grid for a batch (indices), or for all images.
@@ -294,7 +283,7 @@ class KnownPoseProblem:
 
     def with_regularization(self, regularization: ArrayLike) -> KnownPoseProblem:
         """Return the same problem, sharing its data, with another lambda (number or per shell)."""
-        return replace(self, damping=_damping(self.operator, regularization))
+        return replace(self, damping=damping_of(self.operator, regularization))
 
     def shell_regularization(self) -> float | list[float]:
         """Return lambda as it was given: a number, or one per shell 0..R."""
@@ -343,157 +332,3 @@ class KnownPoseProblem:
     def _need_data(self) -> None:
         if len(self.data) == 0:
             raise InputError("images: this problem was built from metadata only, it has no loss")
-
-
-@dataclass(frozen=True, eq=False)
-class _Setup:
-    """What a set of images says of itself, checked."""
-
-    side: int
-    pixel_size: float
-    ctf: CTF | None
-    shifts: ArrayLike | None
-    rotations: NDArray
-
-    def __post_init__(self):
-        if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
-            raise InputError(f"pixel_size: {self.pixel_size} must be a positive number of angstrom")
-        rotations = orthonormal_rotations(self.rotations)
-        count = len(rotations)
-        if count == 0:
-            raise InputError("images: there are none")
-        shifts = np.zeros((count, 2)) if self.shifts is None else np.asarray(self.shifts, float)
-        if shifts.shape != (count, 2) or not np.isfinite(shifts).all():
-            raise InputError(f"shifts: finite values of shape ({count}, 2) needed")
-        if self.ctf is not None and len(self.ctf) not in (1, count):
-            raise InputError(f"ctf: {len(self.ctf)} functions given for {count} images")
-        object.__setattr__(self, "rotations", rotations)
-        object.__setattr__(self, "shifts", shifts)
-
-    @property
-    def length(self) -> float:
-        """Side of the box, angstrom."""
-        return self.side * self.pixel_size
-
-    def ctf_coefficients(self) -> NDArray:
-        """One row per image; no rows without CTF."""
-        if self.ctf is None:
-            return np.empty((0, 7))
-        coefficients = self.ctf.coefficients()
-        return np.ascontiguousarray(
-            np.broadcast_to(coefficients, (len(self.rotations), coefficients.shape[1]))
-        )
-
-
-def _radius(
-    setup: _Setup, box: int | None, radius: int | None, resolution: float | None
-) -> int | None:
-    """R from a resolution in angstrom, or as given; refuses a box larger than the images."""
-    if box is not None and box > setup.side:
-        raise InputError(f"box: {box} is larger than the images, {setup.side} pixels")
-    if resolution is None:
-        return radius
-    if radius is not None:
-        raise InputError("radius and resolution cannot both be given")
-    nyquist = ((setup.side if box is None else box) - 1) // 2
-    if not resolution > 0 or int(setup.length / resolution) > nyquist + 1:
-        raise InputError(
-            f"resolution: {resolution} angstrom is beyond Nyquist, "
-            f"{setup.length / nyquist:.4g} angstrom is the limit here"
-        )
-    return min(int(setup.length / resolution + 1e-9), nyquist)
-
-
-def _by_shell(name: str, values: ArrayLike, radius: int) -> NDArray[np.float64]:
-    """One number, or values for the shells 0..R at least; checked."""
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim > 1 or (values.ndim == 1 and len(values) < radius + 1):
-        raise InputError(f"{name}: one number or {radius + 1} values (shells 0 to R) needed")
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise InputError(f"{name}: values must be finite and not negative")
-    return values
-
-
-def _damping(operator: SliceOperator, regularization: ArrayLike) -> NDArray:
-    """Return lambda as the kernels take it: one value, or one per stored coefficient."""
-    values = _by_shell("regularization", regularization, operator.grid.radius)
-    if values.ndim == 0:
-        return np.full((1, 1, 1), values, operator.real_dtype)
-    shells = np.minimum(operator.grid.shells(), len(values) - 1)
-    return values.astype(operator.real_dtype)[shells]
-
-
-def _build(
-    operator: SliceOperator,
-    setup: _Setup,
-    read: Callable[[slice], NDArray] | None,
-    noise_std: ArrayLike,
-    regularization: ArrayLike,
-    progress: Callable[[int, int], None] | None,
-) -> KnownPoseProblem:
-    """Prepare the data in blocks of bounded memory."""
-    radius, count = operator.grid.radius, len(setup.rotations)
-    sigma = _by_shell("noise_std", noise_std, radius)
-    if (sigma <= 0).any():
-        raise InputError("noise_std: every value must be positive")
-    h, k = layout.disc_frequencies(radius)
-    shells = np.rint(np.hypot(h, k)).astype(np.int64)
-    inverse_variance = 1 / (np.full(radius + 1, sigma) if sigma.ndim == 0 else sigma)[shells] ** 2
-    inverse_variance[operator.origin] /= 2
-    ctf = setup.ctf_coefficients()
-    rows = operator.rows
-
-    if len(ctf):
-        weights = np.empty((count, operator.samples), operator.real_dtype)
-        prepare.prepare_weights(rows, ctf, setup.length, inverse_variance, weights)
-    else:
-        weights = inverse_variance[None].astype(operator.real_dtype)
-
-    data = np.empty((0 if read is None else count, operator.samples), operator.dtype)
-    energies = np.zeros(count)
-    shifts = setup.shifts / setup.pixel_size
-    for block in _blocks(0 if read is None else count, setup.side):
-        images = read(block).astype(operator.real_dtype, copy=False)
-        transforms = scipy.fft.rfft2(images, workers=thread_count())
-        prepare.prepare_images(
-            transforms,
-            shifts[block],
-            rows,
-            ctf[block],
-            setup.length,
-            inverse_variance,
-            data[block],
-            energies[block],
-        )
-        if progress is not None:
-            progress(block.stop, count)
-    return KnownPoseProblem(
-        operator=operator,
-        pixel_size=setup.pixel_size,
-        image_box=setup.side,
-        steps=layout.fixed_point_steps(setup.rotations),
-        weights=weights,
-        data=data,
-        energies=energies,
-        damping=_damping(operator, regularization),
-        members=np.arange(count),
-        mean_inverse_variance=float(inverse_variance.sum() / (operator.samples - 0.5)),
-    )
-
-
-def _blocks(count: int, side: int) -> Iterator[slice]:
-    """Cut the images into blocks whose transforms take bounded memory."""
-    length = max(1, PREPARATION_BYTES // (8 * side * side))
-    for start in range(0, count, length):
-        yield slice(start, min(start + length, count))
-
-
-def _finite(images: NDArray, first: int) -> NDArray:
-    """Return images if all their pixels are finite numbers."""
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2)))
-    if len(bad):
-        raise InputError(
-            f"images: {len(bad)} contain NaN or infinity, the first is image {first + bad[0]} "
-            "(from 0); leave them out"
-        )
-    return images

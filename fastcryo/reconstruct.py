@@ -27,112 +27,16 @@ from fastcryo.operators import SliceOperator
 from fastcryo.particles import Particles
 from fastcryo.preconditioner import named_diagonal
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.settings import Settings
 from fastcryo.sgd import Progress, SGDState, sgd
 from fastcryo.solvers import conjugate_gradient, wiener
 
 Report = Callable[[str, int, int, str], None]
 
-SOLVERS = ("sgd", "cg", "wiener")
 # The half-maps whose FSC gives the prior are solved with this fraction of the shell's mean J as
 # lambda, enough to keep voxels that no image sees from growing.
 WEAK_PRIOR = 0.1
 PRIOR_TOLERANCE, PRIOR_ITERATIONS = 0.03, 15
-SMALLEST_BATCH, LARGEST_BATCH, BATCHES_PER_EPOCH = 50, 1000, 10
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to reconstruct; the defaults are what measurements recommend (docs/defaults.md).
-
-    Attributes
-    ----------
-    solver : {"sgd", "cg", "wiener"}
-    interpolation : {"trilinear", "nearest"}
-    preconditioner : {"gridding", "exact", "hutchinson"} or None
-    step : {"decay", "armijo", "exact"} or float
-    initial_step : float or None
-        None: 1.5 for "decay" with "gridding" (any step below 2 is safe with all images), else
-        what `fastcryo.sgd.sgd` chooses.
-    threshold, beta, armijo, epochs
-        See `fastcryo.sgd.sgd`.
-    batch_size : int or None
-        None: a tenth of the set, from 50 to 1000.
-    average : bool
-        Average the iterates of the second half.
-    regularization : float or None
-        None: the Wiener prior by shell, from the half-maps; else lambda.
-    noise : {"estimated", "unit"}
-        sigma by shell from the corners of the images, or 1 as in the paper.
-    maxres : float or None
-        Highest resolution used, angstrom.
-    box : int or None
-        Fourier-crop the images to this side.
-    subset : int
-        0: half-maps and the map of all; 1 or 2: only that half.
-    invert : bool
-    seed : int
-    """
-
-    solver: str = "sgd"
-    interpolation: str = "trilinear"
-    preconditioner: str | None = "gridding"
-    step: str | float = "decay"
-    initial_step: float | None = None
-    threshold: str | float | None = "auto"
-    beta: float = 0.9
-    armijo: float = 0.99
-    epochs: int = 10
-    batch_size: int | None = None
-    average: bool = True
-    regularization: float | None = None
-    noise: str = "estimated"
-    maxres: float | None = None
-    box: int | None = None
-    subset: int = 0
-    invert: bool = False
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.solver not in SOLVERS:
-            raise InputError(
-                f"solver: {self.solver!r} is unknown, choose from {', '.join(SOLVERS)}"
-            )
-        if self.noise not in ("estimated", "unit"):
-            raise InputError(f"noise: {self.noise!r} is unknown, choose estimated or unit")
-        if self.subset not in (0, 1, 2):
-            raise InputError(f"subset: {self.subset} is unknown, choose 1 or 2 (0: all)")
-
-    def sgd_options(self, images: int) -> dict:
-        """Return the arguments of `fastcryo.sgd.sgd` for a set of so many images."""
-        batch = self.batch_size
-        if batch is None:
-            batch = min(max(images // BATCHES_PER_EPOCH, SMALLEST_BATCH), LARGEST_BATCH)
-        first = self.initial_step
-        if first is None and self.step == "decay" and self.preconditioner == "gridding":
-            first = 1.5
-        return {
-            "epochs": self.epochs,
-            "batch_size": batch,
-            "preconditioner": self.preconditioner,
-            "step": self.step,
-            "initial_step": first,
-            "threshold": self.threshold,
-            "beta": self.beta,
-            "armijo": self.armijo,
-            "average": self.average,
-        }
-
-
-# Algorithm 1 of the paper with its published settings: its D_0 = 1, steps and threshold presume
-# noise of variance 1.
-PUBLISHED = Settings(
-    preconditioner="hutchinson",
-    step="armijo",
-    batch_size=1000,
-    average=False,
-    regularization=1e-8,
-    noise="unit",
-)
 
 
 @dataclass(frozen=True, eq=False)

@@ -394,7 +394,8 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from fastcryo.particles import read_particles
-from fastcryo.reconstruct import Settings, reconstruct
+from fastcryo.reconstruct import reconstruct
+from fastcryo.settings import Settings
 small, large, out = sys.argv[1:]
 reconstruct(read_particles(small), out + "/small", Settings(epochs=1))
 def status(field):

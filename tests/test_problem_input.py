@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import fastcryo.problem
+import fastcryo.preparation
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.operators import SliceOperator
@@ -89,7 +89,7 @@ def test_radius_follows_from_box_radius_or_resolution(options, radius):
 def test_images_are_prepared_alike_in_any_number_of_blocks(monkeypatch):
     data = naive.data_set(12)
     whole = build(data)
-    monkeypatch.setattr(fastcryo.problem, "PREPARATION_BYTES", 8 * 12 * 12 * 3)
+    monkeypatch.setattr(fastcryo.preparation, "BLOCK_BYTES", 8 * 12 * 12 * 3)
     pieces = build(data)
     np.testing.assert_array_equal(pieces.data, whole.data)
     np.testing.assert_array_equal(pieces.energies, whole.energies)
@@ -137,7 +137,7 @@ class TableOfParticles:
 
 
 def test_particles_give_the_problem_of_their_arrays(monkeypatch):
-    monkeypatch.setattr(fastcryo.problem, "PREPARATION_BYTES", 8 * 12 * 12 * 3)
+    monkeypatch.setattr(fastcryo.preparation, "BLOCK_BYTES", 8 * 12 * 12 * 3)
     data = naive.data_set(12)
     table = TableOfParticles(data)
     told = []
