@@ -70,13 +70,14 @@ def radius_of(
         return radius
     if radius is not None:
         raise InputError("radius and resolution cannot both be given")
-    nyquist = ((setup.side if box is None else box) - 1) // 2
-    if not resolution > 0 or int(setup.length / resolution) > nyquist + 1:
+    side = setup.side if box is None else box
+    shells = setup.length / resolution if resolution > 0 else np.inf
+    if not shells <= side / 2 * (1 + 1e-6):
         raise InputError(
-            f"resolution: {resolution} angstrom is beyond Nyquist, "
-            f"{setup.length / nyquist:.4g} angstrom is the limit here"
+            f"resolution: {resolution:g} angstrom is beyond Nyquist, "
+            f"{2 * setup.length / side:.4g} angstrom is the limit here"
         )
-    return min(int(setup.length / resolution + 1e-9), nyquist)
+    return max(min(int(shells + 1e-6), (side - 1) // 2), 0)
 
 
 def by_shell(name: str, values: ArrayLike, radius: int) -> NDArray[np.float64]:
