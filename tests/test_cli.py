@@ -164,7 +164,12 @@ def test_a_run_stopped_and_killed_resumes_with_the_same_bits(data, tmp_path):
     command = [sys.executable, "-m", "fastcryo", "reconstruct", *options, "--out", str(broken)]
     for name, stop, status in (("half1", signal.SIGINT, 130), ("half2", signal.SIGKILL, -9)):
         process = subprocess.Popen(
-            [*command, "--resume"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, "--resume"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell starts background jobs, such as these tests may be, with Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         checkpoint = broken / f"checkpoint_{name}.npz"
         while not checkpoint.exists() and process.poll() is None:
