@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from fastcryo.compare import Comparison
     from fastcryo.demo import Demo
     from fastcryo.particles import Particles
-    from fastcryo.reconstruct import Reconstruction, Report
+    from fastcryo.reconstruct import Report
+    from fastcryo.results import Reconstruction
 
 
 def new_console() -> Console:

@@ -16,7 +16,8 @@ from fastcryo.io.atomic import replacing
 from fastcryo.io.mrc import read_map
 from fastcryo.particles import Particles, read_particles
 from fastcryo.problem import KnownPoseProblem
-from fastcryo.reconstruct import Reconstruction, Report, map_name, reconstruct, silent
+from fastcryo.reconstruct import Report, map_name, reconstruct, silent
+from fastcryo.results import Reconstruction
 from fastcryo.sgd import sgd
 from fastcryo.simulate import simulate
 from fastcryo.solvers import conjugate_gradient

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from fastcryo.reconstruct import Reconstruction
+    from fastcryo.results import Reconstruction
 
 NAMES = {"half1": "half 1", "half2": "half 2", "full": "all"}
 

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastcryo import plots
 from fastcryo._version import __version__
 from fastcryo.checkpoint import load_checkpoint, save_checkpoint
 from fastcryo.errors import InputError
-from fastcryo.fsc import FSCCurves, half_map_curves, resolution_at, shell_correlation
+from fastcryo.fsc import half_map_curves, resolution_at, shell_correlation
 from fastcryo.grid import FourierGrid
 from fastcryo.io.atomic import replacing
 from fastcryo.io.fsc_files import write_fsc_star, write_fsc_xml
@@ -27,9 +27,10 @@ from fastcryo.operators import SliceOperator
 from fastcryo.particles import Particles
 from fastcryo.preconditioner import named_diagonal
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.results import Reconstruction, Solution
 from fastcryo.settings import Settings
 from fastcryo.sgd import Progress, SGDState, sgd
-from fastcryo.solvers import conjugate_gradient, wiener
+from fastcryo.solvers import conjugate_gradient, lbfgs, wiener
 
 Report = Callable[[str, int, int, str], None]
 
@@ -37,55 +38,6 @@ Report = Callable[[str, int, int, str], None]
 # lambda, enough to keep voxels that no image sees from growing.
 WEAK_PRIOR = 0.1
 PRIOR_TOLERANCE, PRIOR_ITERATIONS = 0.03, 15
-
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """One reconstructed map with the story of its making.
-
-    Attributes
-    ----------
-    name : str
-        "half1", "half2" or "full".
-    volume : ndarray, half grid
-    regularization : float or list of float
-        lambda, a number or by shell.
-    history : dict
-        Lists by iteration and epoch; see `fastcryo.sgd.History` and `fastcryo.solvers`.
-    preconditioner : ndarray or None
-        Mean of the diagonal by shell.
-    """
-
-    name: str
-    volume: NDArray = field(repr=False)
-    regularization: float | list[float]
-    history: dict
-    preconditioner: NDArray | None
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """What `reconstruct` made.
-
-    Attributes
-    ----------
-    folder : Path
-    solutions : dict of Solution
-    curves : FSCCurves or None
-        None where only one half was wanted.
-    resolution : float or None
-        angstrom, at FSC = 0.143; infinity if the half-maps do not correlate at all.
-    pixel_size : float
-        Of the maps, angstrom.
-    seconds : float
-    """
-
-    folder: Path
-    solutions: dict[str, Solution]
-    curves: FSCCurves | None
-    resolution: float | None
-    pixel_size: float
-    seconds: float
 
 
 def silent(stage: str, done: int, total: int, detail: str) -> None:
