@@ -14,7 +14,7 @@ from fastcryo.problem import KnownPoseProblem
 from fastcryo.rotations import rotation_matrices
 from fastcryo.sgd import sgd
 from fastcryo.simulate import simulate, simulate_arrays
-from fastcryo.solvers import conjugate_gradient, wiener
+from fastcryo.solvers import conjugate_gradient, lbfgs, wiener
 
 __all__ = [
     "CTF",
@@ -28,6 +28,7 @@ __all__ = [
     "conjugate_gradient",
     "fsc",
     "hutchinson_diagonal",
+    "lbfgs",
     "phantom",
     "read_particles",
     "resolution_at",

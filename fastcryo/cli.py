@@ -161,7 +161,7 @@ def _reconstruct(commands) -> None:
     _input(parser, "particles.star (RELION) or particles.cs (cryoSPARC)")
     _output(parser)
     solver = parser.add_argument_group("solver", argument_default=argparse.SUPPRESS)
-    option(solver, "--solver", choices=("sgd", "cg", "wiener"), default="sgd")
+    option(solver, "--solver", choices=("sgd", "cg", "lbfgs", "wiener"), default="sgd")
     option(solver, "--interpolation", choices=("trilinear", "nearest"), default="trilinear")
     option(
         solver,

@@ -285,15 +285,16 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
     entries = np.zeros(stencil.stencil_shape(grid.radius), operator.real_dtype)
     tiles, colours = layout.disc_tiles(grid.radius, *TILE_SHAPE)
     stencil.assemble(
+        (problem.weights, entries.reshape(-1), grid.radius),
         problem.members,
         problem.steps,
         operator.rows,
         tiles,
         colours,
+        grid.box,
         PRECISIONS[operator.real_dtype.name][1],
         thread_count(),
-        problem.weights,
-        entries.reshape(-1),
+        np.empty((len(tiles), 2)),
     )
     stencil.separate(entries, entries.dtype.type(1 / len(problem)))
     return NormalOperator(problem, entries, None)

@@ -307,12 +307,15 @@ def solve(
             result.volume,
             asdict(result.history),
         )
-    elif settings.solver == "cg":
-        result = conjugate_gradient(
+    elif settings.solver in ("cg", "lbfgs"):
+        minimise = {"cg": conjugate_gradient, "lbfgs": lbfgs}[settings.solver]
+        diagonal = problem.hessian_diagonal()
+        result = minimise(
             problem,
+            diagonal,
             callback=lambda i, r: report(name, i, 200, f"residual {r:.2e}"),
         )
-        diagonal, volume = problem.hessian_diagonal(), result.volume
+        volume = result.volume
         history = {
             "residual": result.residual,
             "epoch_loss": result.loss,

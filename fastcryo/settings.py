@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastcryo.errors import InputError
 
-SOLVERS = ("sgd", "cg", "wiener")
+SOLVERS = ("sgd", "cg", "lbfgs", "wiener")
 SMALLEST_BATCH, LARGEST_BATCH, BATCHES_PER_EPOCH = 50, 1000, 10
 
 
@@ -16,7 +16,7 @@ class Settings:
 
     Attributes
     ----------
-    solver : {"sgd", "cg", "wiener"}
+    solver : {"sgd", "cg", "lbfgs", "wiener"}
     interpolation : {"trilinear", "nearest"}
     preconditioner : {"gridding", "exact", "hutchinson"} or None
     step : {"decay", "armijo", "exact"} or float

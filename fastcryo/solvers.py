@@ -1,4 +1,4 @@
-"""Deterministic solvers on all images: conjugate gradients and the Wiener quotient."""
+"""Deterministic solvers on all images: conjugate gradients, L-BFGS and the Wiener quotient."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy.optimize
 from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
 from fastcryo.kernels.cpu import vectors
+from fastcryo.normal import NormalOperator, real_coordinates
 from fastcryo.preconditioner import named_diagonal, thresholded_inverse
 from fastcryo.problem import KnownPoseProblem
 
@@ -46,6 +48,7 @@ def conjugate_gradient(
     max_iterations: int = 200,
     initial: NDArray | None = None,
     callback: Callable[[int, float], None] | None = None,
+    operator: NormalOperator | None = None,
 ) -> SolverResult:
     """Solve H V = b by conjugate gradients with a diagonal preconditioner.
 
@@ -63,6 +66,8 @@ def conjugate_gradient(
         Warm start.
     callback : callable, optional
         Called with (iteration, relative residual).
+    operator : NormalOperator, optional
+        H assembled, which pays where the images are many; else every product goes through them.
 
     Returns
     -------
@@ -72,11 +77,9 @@ def conjugate_gradient(
     ----------
     Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 49 (1952) 409.
     """
-    if not 0 < tolerance < 1:
-        raise InputError(f"tolerance: {tolerance} must lie between 0 and 1")
-    if max_iterations < 1:
-        raise InputError(f"max_iterations: {max_iterations} given, at least 1 is needed")
+    _check_limits(tolerance, max_iterations)
     began = time.perf_counter()
+    multiply = problem.hvp if operator is None else operator.matvec
     grid, real = problem.grid, problem.operator.real_dtype.type
     diagonal = named_diagonal(problem, preconditioner)
     inverse = None if diagonal is None else thresholded_inverse(diagonal, 0.0)
@@ -114,7 +117,7 @@ def conjugate_gradient(
         former, slope = slope, grid.inner(residual, scaled)
         direction *= real(slope / former if iteration else 0.0)
         direction += scaled
-        product = problem.hvp(direction)
+        product = multiply(direction)
         curvature = grid.inner(direction, product)
         if not (np.isfinite(curvature) and curvature > 0):
             break
@@ -123,6 +126,101 @@ def conjugate_gradient(
         vectors.step_along(residual, product, real(eta))
         loss -= 0.5 * eta * slope
     return SolverResult(volume, False, result.residual, result.loss, result.seconds)
+
+
+def lbfgs(
+    problem: KnownPoseProblem,
+    preconditioner: str | NDArray | None = "gridding",
+    tolerance: float = 1e-4,
+    max_iterations: int = 200,
+    initial: NDArray | None = None,
+    callback: Callable[[int, float], None] | None = None,
+    operator: NormalOperator | None = None,
+) -> SolverResult:
+    """Minimise f by L-BFGS (SciPy's) in the variables D^(1/2) V, in float64.
+
+    Values of f come from products with H, f(V) = f(0) - <b, V> + 1/2 <V, H V>, so that they agree
+    with the gradients to rounding. Its line search compares them, which ends its way at a relative
+    residual of some 1e-8, or 1e-5 where products are in float32; an assembled `operator` multiplies
+    in float64.
+
+    Parameters
+    ----------
+    problem, preconditioner, tolerance, max_iterations, initial, callback, operator
+        See `conjugate_gradient`.
+
+    Returns
+    -------
+    SolverResult
+
+    References
+    ----------
+    Liu & Nocedal, Math. Program. 45 (1989) 503.
+    """
+    _check_limits(tolerance, max_iterations)
+    began = time.perf_counter()
+    grid, dtype = problem.grid, problem.operator.dtype
+    multiply = problem.hvp if operator is None else operator.matvec
+    coordinates = real_coordinates(grid)
+    inverse_root = np.ones(1)
+    diagonal = named_diagonal(problem, preconditioner)
+    if diagonal is not None:
+        inverse_root = np.sqrt(coordinates.pack_diagonal(thresholded_inverse(diagonal, 0.0)))
+    constant, gradient = problem.loss_and_gradient(grid.zeros(dtype))
+    right = -coordinates.pack(gradient)
+    scale = float(np.linalg.norm(right))
+
+    result = SolverResult(grid.zeros(dtype), True, [], [], [])
+    start = np.zeros(len(coordinates))
+    if initial is not None:
+        root = np.divide(1, inverse_root, out=np.zeros_like(inverse_root), where=inverse_root > 0)
+        start = root * coordinates.pack(initial)
+    elif scale == 0:
+        return result
+    latest = 0.0
+
+    def evaluate(vector: NDArray) -> tuple[float, NDArray]:
+        nonlocal latest
+        position = inverse_root * vector
+        slope = coordinates.pack(multiply(coordinates.unpack(position))) - right
+        latest = float(np.linalg.norm(slope)) / (scale or 1.0)
+        return constant + 0.5 * float(position @ (slope - right)), inverse_root * slope
+
+    def keep(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        # The last point that was evaluated is the one accepted.
+        result.residual.append(latest)
+        result.loss.append(float(intermediate_result.fun))
+        result.seconds.append(time.perf_counter() - began)
+        if callback is not None:
+            callback(len(result.residual) - 1, latest)
+        if latest <= tolerance:
+            raise StopIteration
+
+    loss, _ = evaluate(start)
+    best = start
+    try:
+        keep(scipy.optimize.OptimizeResult(x=start, fun=loss))
+        best = scipy.optimize.minimize(
+            evaluate,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            callback=keep,
+            options={"maxiter": max_iterations, "maxfun": 10 * max_iterations}
+            | {"ftol": 0.0, "gtol": 0.0},
+        ).x
+    except StopIteration:
+        pass
+    volume = coordinates.unpack(inverse_root * best).astype(dtype)
+    converged = result.residual[-1] <= tolerance
+    return SolverResult(volume, converged, result.residual, result.loss, result.seconds)
+
+
+def _check_limits(tolerance: float, max_iterations: int) -> None:
+    if not 0 < tolerance < 1:
+        raise InputError(f"tolerance: {tolerance} must lie between 0 and 1")
+    if max_iterations < 1:
+        raise InputError(f"max_iterations: {max_iterations} given, at least 1 is needed")
 
 
 def wiener(problem: KnownPoseProblem, weight: str | NDArray = "gridding") -> NDArray:

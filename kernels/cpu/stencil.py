@@ -26,8 +26,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from fastcryo.kernels._jit import parallel, parallel_reduction, register
-from fastcryo.kernels.cpu.segments import find_segments
-from fastcryo.kernels.cpu.slicing import segment_start
+from fastcryo.kernels.cpu.slicing import make_sweep
 from fastcryo.kernels.cpu.windows import fraction
 from fastcryo.kernels.layout import FRACTION_BITS
 
@@ -128,35 +127,21 @@ def scatter_pairs(stencil, qx, qy, qz, radius, unit, c):
     add_band(stencil, at_e, c * e * e, first, middle, last)
 
 
-@parallel
-def assemble(images, steps, rows, tiles, colours, unit, threads, weights, stencil):
-    """Sum c w w^T over all samples into the flat stencil, in place.
+@register
+def add_pairs_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+    """Add c w w^T of a run of samples; arrays: weights, flat stencil, R."""
+    weights, stencil, radius = arrays
+    row = weights[0 if weights.shape[0] == 1 else image]
+    qx, qy, qz = q
+    for h in range(count):
+        scatter_pairs(stencil, qx, qy, qz, radius, unit, row[first + h])
+        qx += d[0]
+        qy += d[1]
+        qz += d[2]
+    return 0.0, 0.0
 
-    Arguments as in `fastcryo.kernels.cpu.slicing`.
-    """
-    radius = (rows.shape[0] - 1) // 2
-    common = weights.shape[0] == 1
-    for colour in range(colours.size - 1):
-        for worker in prange(threads):
-            segments = np.empty((4 * radius + 2, 4), np.int64)
-            for t in range(colours[colour] + worker, colours[colour + 1], threads):
-                for j in range(images.size):
-                    i = images[j]
-                    a, b = steps[i, 0], steps[i, 1]
-                    w = 0 if common else i
-                    count = find_segments(steps[i], tiles[t], 0, rows, segments)
-                    for s in range(count):
-                        k, start, stop, sign = segments[s]
-                        qx, dx = segment_start(a[0], b[0], k, start, sign, 0)
-                        qy, dy = segment_start(a[1], b[1], k, start, sign, 0)
-                        qz, dz = segment_start(a[2], b[2], k, start, sign, 0)
-                        first = rows[k + radius, 0]
-                        for h in range(start, stop):
-                            c = weights[w, first + h]
-                            scatter_pairs(stencil, qx, qy, qz, radius, unit, c)
-                            qx += dx
-                            qy += dy
-                            qz += dz
+
+assemble = make_sweep(add_pairs_run, 0)
 
 
 @parallel
