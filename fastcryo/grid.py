@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastcryo.errors import InputError

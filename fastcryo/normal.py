@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse.linalg
 from numpy.typing import NDArray
 
 from fastcryo.grid import FourierGrid
@@ -19,6 +18,8 @@ from fastcryo.operators import PRECISIONS
 from fastcryo.threads import thread_count
 
 if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
     from fastcryo.problem import KnownPoseProblem
 
 # Rows of the stencil are 15 times as long as those of a volume, so its tiles are smaller.
@@ -207,9 +208,7 @@ class NormalOperator:
             return self.problem.gridding_weight()
         return self.matvec(np.ones(self.grid.shape, self.problem.operator.dtype)).real.copy()
 
-    def as_linear_operator(
-        self, coordinates: RealCoordinates | None = None
-    ) -> scipy.sparse.linalg.LinearOperator:
+    def as_linear_operator(self, coordinates: RealCoordinates | None = None) -> LinearOperator:
         """Return H as a symmetric operator on vectors of float64.
 
         Parameters
@@ -218,12 +217,14 @@ class NormalOperator:
             What the vectors stand for: all N^3 unknowns unless given. A smaller domain gives that
             block of H.
         """
+        from scipy.sparse.linalg import LinearOperator
+
         chosen = real_coordinates(self.grid) if coordinates is None else coordinates
 
         def product(vector: NDArray) -> NDArray:
             return chosen.pack(self.matvec(chosen.unpack(vector.reshape(-1))))
 
-        return scipy.sparse.linalg.LinearOperator(
+        return LinearOperator(
             (len(chosen), len(chosen)), matvec=product, rmatvec=product, dtype=np.float64
         )
 

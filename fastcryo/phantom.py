@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gemmi
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from fastcryo import protein

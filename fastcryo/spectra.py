@@ -7,8 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.linalg
-import scipy.sparse.linalg
+import scipy
 from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
@@ -198,6 +197,8 @@ def _smallest(
     scaled: ScaledOperator, tolerance: float, max_products: int, rng: np.random.Generator
 ) -> tuple[End, int]:
     """Return (value, residual, vector) of the small end by LOBPCG, and the number of products."""
+    from scipy.sparse.linalg import LinearOperator, lobpcg
+
     size, products = len(scaled.coordinates), 0
 
     def product(block: NDArray) -> NDArray:
@@ -212,12 +213,10 @@ def _smallest(
     with warnings.catch_warnings():
         # It warns where it does not reach its tolerance; the residual is measured below.
         warnings.simplefilter("ignore", UserWarning)
-        _, vectors = scipy.sparse.linalg.lobpcg(
-            scipy.sparse.linalg.LinearOperator(
-                (size, size), matvec=product, matmat=product, dtype=np.float64
-            ),
+        _, vectors = lobpcg(
+            LinearOperator((size, size), matvec=product, matmat=product, dtype=np.float64),
             start,
-            M=scipy.sparse.linalg.LinearOperator(
+            M=LinearOperator(
                 (size, size), matvec=precondition, matmat=precondition, dtype=np.float64
             ),
             tol=LOBPCG_MARGIN * tolerance / float(scaled.inverse_diagonal.max()),

@@ -61,7 +61,7 @@ def run_python(code):
 
 
 def test_import_is_light():
-    heavy = "[m for m in ('matplotlib', 'rich', 'scipy.spatial') if m in sys.modules]"
+    heavy = "[m for m in ('matplotlib', 'rich', 'scipy.fft', 'scipy.spatial') if m in sys.modules]"
     assert run_python(f"import sys, fastcryo; print(*{heavy})") == []
 
 
