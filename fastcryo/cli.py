@@ -1,4 +1,4 @@
-"""The command line: ``fastcryo demo | simulate | info | reconstruct | fsc``."""
+"""The command line: ``fastcryo demo | simulate | info | condition | reconstruct | fsc``."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fastcryo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_demo, _simulate, _info, _reconstruct, _fsc):
+    for add in (_demo, _simulate, _info, _condition, _reconstruct, _fsc):
         add(commands)
     return parser
 
@@ -231,6 +231,27 @@ def _info(commands) -> None:
     )
     _input(parser, "particles.star or particles.cs")
     option(parser, "--json", metavar="FILE", help="write the same as JSON")
+
+
+def _condition(commands) -> None:
+    parser = _command(
+        commands,
+        "condition",
+        run_condition,
+        "Measure what limits the reconstruction of particles, from their metadata.",
+    )
+    _input(parser, "particles.star or particles.cs; no image is read")
+    _output(parser)
+    option(
+        parser,
+        "--box",
+        type=positive_integer,
+        help="Fourier-crop the images to this side for the spectra (default: 48)",
+    )
+    option(parser, "--image-size", type=positive_integer, help="side of the images, if unknown")
+    option(parser, "--maxres", type=positive_number, help="highest resolution used, angstrom")
+    option(parser, "--regularization", type=float, default=1e-8, help="lambda (default: 1e-8)")
+    option(parser, "--interpolation", choices=("trilinear", "nearest"), default="trilinear")
 
 
 def _simulate(commands) -> None:
@@ -389,6 +410,39 @@ def run_info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         with replacing(arguments.json) as temporary:
             temporary.write_text(info.as_json())
+
+
+def run_condition(arguments: argparse.Namespace) -> None:
+    """Run ``fastcryo condition``."""
+    from dataclasses import replace
+
+    from fastcryo import console
+    from fastcryo.condition_report import condition
+
+    particles = _read(arguments, need_images=False)
+    if arguments.image_size is not None:
+        particles = replace(particles, box=arguments.image_size)
+    if particles.box is None:
+        raise InputError(
+            f"{particles.source}: does not say how large the images are, give --image-size"
+        )
+    output = console.new_console()
+    console.print_particles(output, particles)
+    with console.progress_report(output) as report:
+        result = condition(
+            particles,
+            arguments.out,
+            box=arguments.box,
+            maxres=arguments.maxres,
+            regularization=arguments.regularization,
+            interpolation=arguments.interpolation,
+            overwrite=arguments.overwrite,
+            report=report,
+            command=arguments.command_line,
+        )
+    for line in result.lines():
+        output.print(line, markup=False)
+    output.print(f"report: {Path(arguments.out) / 'conditioning.png'}")
 
 
 def run_simulate(arguments: argparse.Namespace) -> None:

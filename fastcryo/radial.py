@@ -41,7 +41,7 @@ def lower_bound(n: int, radius: int, regularization: float = 0.0) -> float:
         raise InputError(f"radius: {radius} given, a whole number of at least 1 is needed")
     if not 0 <= regularization < np.inf:
         raise InputError(f"regularization: {regularization} must be a number of at least 0")
-    share = _points(radius, 2) / _points(radius, 3)
+    share = lattice_points(radius, 2) / lattice_points(radius, 3)
     if regularization == 0 and n * share < 1:
         raise InputError(
             f"n: {n} images cannot cover a ball of radius {radius}, at least "
@@ -50,7 +50,7 @@ def lower_bound(n: int, radius: int, regularization: float = 0.0) -> float:
     return (n + regularization) / (n * share + regularization)
 
 
-def _points(radius: int, dimensions: int) -> int:
+def lattice_points(radius: int, dimensions: int) -> int:
     """Integer points of a disc (2) or ball (3)."""
     k2 = np.arange(-radius, radius + 1) ** 2
     squares = k2 if dimensions == 2 else (k2[:, None] + k2).ravel()
@@ -160,7 +160,7 @@ def radial_condition(
 
 
 def _bound_or_infinity(count: int, radius: int, damping: float) -> float:
-    if damping == 0 and count * _points(radius, 2) < _points(radius, 3):
+    if damping == 0 and count * lattice_points(radius, 2) < lattice_points(radius, 3):
         return np.inf
     return lower_bound(count, radius, count * damping)
 

@@ -130,7 +130,7 @@ def conjugate_gradient(
 
 def lbfgs(
     problem: KnownPoseProblem,
-    preconditioner: str | NDArray | None = "gridding",
+    preconditioner: str | NDArray | None = "exact",
     tolerance: float = 1e-4,
     max_iterations: int = 200,
     initial: NDArray | None = None,

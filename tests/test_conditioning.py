@@ -1,11 +1,17 @@
 """Condition numbers and spectra against dense matrices."""
 
+import csv
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from fastcryo import conditioning
+from fastcryo.cli import main
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
+from fastcryo.particles import read_particles
 from fastcryo.problem import KnownPoseProblem
 from fastcryo.threads import use_threads
 
@@ -284,3 +290,85 @@ def test_variance_of_the_batch_gradient_is_that_of_the_definition():
 def test_arguments_that_cannot_be_used_are_refused_by_name(problem, call, message):
     with pytest.raises(InputError, match=message):
         call(problem)
+
+
+@pytest.fixture(scope="module")
+def star(tmp_path_factory):
+    """Particles whose images are gone: metadata must do."""
+    folder = tmp_path_factory.mktemp("metadata") / "set"
+    command = f"simulate {folder} --box 24 --count 150 --angpix 4 --orientations preferred"
+    assert main(command.split()) == 0
+    (folder / "particles.mrcs").unlink()
+    return folder / "particles.star"
+
+
+def refused(capsys, *words):
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("error: ")
+    assert "\n" not in line
+    return line
+
+
+def test_condition_writes_tables_and_picture_and_says_what_follows(star, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["condition", str(star), "--image-size", "24", "--out", str(out)]) == 0
+    names = {"conditioning.json", "conditioning.csv", "conditioning.png"}
+    assert {path.name for path in out.iterdir()} == names
+    said = capsys.readouterr().out
+    for words in ("what limits it is", "--solver cg", "--epochs", "along rot"):
+        assert words in said
+    record = json.loads((out / "conditioning.json").read_text())
+    assert record["images"] == 150
+    assert record["command"].startswith("fastcryo condition")
+    for entry in (e for entries in record["eigenvalues"].values() for e in entries):
+        assert entry["smallest_residual"] >= 0
+        assert entry["predicted_rate"] <= 1
+        low, high = entry["condition_number_range"]
+        assert low <= entry["condition_number"]
+        assert high is None or high >= entry["condition_number"]
+    with (out / "conditioning.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 11
+    assert float(rows[-1]["resolution_A"]) == pytest.approx(96 / 11, rel=1e-5)
+    assert float(rows[-1]["bound"]) <= float(rows[-1]["nearest_without_ctf"])
+    assert float(rows[-1]["kappa_exact"]) < float(rows[-1]["kappa_none"])
+    assert rows[0]["kappa_exact_prior"] == ""
+    # The full-size table agrees with that of the problem in one piece.
+    particles = dataclasses.replace(read_particles(star, need_images=False), box=24)
+    problem = KnownPoseProblem.from_particles(particles, metadata_only=True)
+    expected = conditioning.condition_number_by_radius(problem)
+    found = [float(row["nearest_with_ctf"]) for row in rows]
+    np.testing.assert_allclose(found, expected.with_ctf, rtol=1e-5)
+    before = (out / "conditioning.json").read_bytes()
+    line = refused(capsys, "condition", star, "--image-size", 24, "--out", out)
+    assert "already holds conditioning.json" in line
+    assert (out / "conditioning.json").read_bytes() == before
+
+
+def test_condition_without_prior_reports_infinity_and_where(star, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["condition", str(star), "--image-size", "24", "--out", str(out)]
+    assert main([*command, "--regularization", "0", "--interpolation", "nearest"]) == 0
+    said = capsys.readouterr().out
+    assert "infinite" in said
+    assert "voxels and lambda is 0" in said
+    assert "(kx, ky, kz)" in said
+    record = json.loads((out / "conditioning.json").read_text())
+    assert record["nearest"]["with_ctf"][-1] is None
+    assert record["eigenvalues"]["none"][-1]["condition_number"] is None
+
+
+def test_condition_refuses_what_it_cannot_use(star, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "radius" in refused(
+        capsys, "condition", star, "--image-size", 24, "--out", out, "--maxres", 500
+    )
+    line = refused(capsys, "condition", star, "--image-size", 24, "--out", out, "--box", 32)
+    assert "larger than the images" in line
+    line = refused(
+        capsys, "condition", star, "--image-size", 24, "--out", out, "--regularization", -1
+    )
+    assert "regularization" in line
+    assert not list(out.glob("conditioning*"))
