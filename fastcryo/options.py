@@ -1,0 +1,321 @@
+"""The options of all commands."""
+
+from __future__ import annotations
+
+import argparse
+
+from fastcryo._version import __version__
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> None:
+        """Print the error in one line and leave with status 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def option(parser: argparse.ArgumentParser, *names: str, **keywords) -> None:
+    """Add an option under its names, each also with underscores for dashes, as RELION spells."""
+    both = list(names)
+    for name in names:
+        spelled = "--" + name[2:].replace("-", "_")
+        if name.startswith("--") and spelled not in both:
+            both.append(spelled)
+    keywords.setdefault("dest", names[0].lstrip("-").replace("-", "_"))
+    parser.add_argument(*both, **keywords)
+
+
+def positive_integer(text: str) -> int:
+    """Parse a whole number above zero."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """Parse a number above zero."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be a positive number")
+    return value
+
+
+def step_rule(text: str) -> str | float:
+    """Parse a step rule or a constant step."""
+    if text in ("armijo", "exact", "decay"):
+        return text
+    try:
+        return positive_number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: choose decay, armijo, exact or a positive number"
+        ) from None
+
+
+def number_or_wiener(text: str) -> float | None:
+    """Parse lambda: ``wiener`` (None) or a number of at least zero."""
+    if text == "wiener":
+        return None
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be 'wiener' or a number of at least 0")
+    return value
+
+
+def preconditioner_name(text: str) -> str | None:
+    """Parse a preconditioner's name; ``none`` is None."""
+    if text not in ("gridding", "exact", "hutchinson", "none"):
+        raise argparse.ArgumentTypeError(f"{text!r}: choose gridding, exact, hutchinson or none")
+    return None if text == "none" else text
+
+
+def threshold_rule(text: str) -> str | float | None:
+    """Parse a threshold: ``auto``, ``none`` or a number."""
+    return {"auto": "auto", "none": None}.get(text) if text in ("auto", "none") else float(text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = Parser(
+        prog="fastcryo",
+        description="Cryo-EM reconstruction with known poses by preconditioned stochastic "
+        "gradient descent.",
+    )
+    parser.add_argument("--version", action="version", version=f"fastcryo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_demo, _simulate, _info, _condition, _reconstruct, _fsc):
+        add(commands)
+    return parser
+
+
+def _command(commands, name: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    option(parser, "--j", "--threads", type=positive_integer, help="threads (default: all)")
+    option(parser, "--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _input(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("positional_input", nargs="?", metavar="PARTICLES", help=help)
+    option(parser, "--i", "--input", dest="input", metavar="PARTICLES", help="the same")
+    option(
+        parser,
+        "--image-root",
+        "--datadir",
+        metavar="DIR",
+        help="folder that the image names in the file are relative to",
+    )
+    option(parser, "--passthrough", metavar="FILE", help="cryoSPARC passthrough file")
+    option(
+        parser,
+        "--angpix",
+        type=positive_number,
+        help="pixel size of the images in angstrom, if the file's is missing or wrong",
+    )
+
+
+def _output(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    option(
+        parser,
+        "--out",
+        "--o",
+        "--output",
+        required=default is None,
+        default=default,
+        metavar="DIR",
+        help="output folder" + (f" (default: {default})" if default else ""),
+    )
+    option(parser, "--overwrite", action="store_true", help="replace an earlier run's files")
+
+
+def _reconstruct(commands) -> None:
+    parser = _command(
+        commands,
+        "reconstruct",
+        "Reconstruct half-maps and the full map from particles with poses.",
+    )
+    _input(parser, "particles.star (RELION) or particles.cs (cryoSPARC)")
+    _output(parser)
+    solver = parser.add_argument_group("solver", argument_default=argparse.SUPPRESS)
+    option(solver, "--solver", choices=("sgd", "cg", "lbfgs", "wiener"), default="sgd")
+    option(solver, "--interpolation", choices=("trilinear", "nearest"), default="trilinear")
+    option(
+        solver,
+        "--preconditioner",
+        type=preconditioner_name,
+        metavar="gridding|exact|hutchinson|none",
+        help="default: gridding",
+    )
+    option(
+        solver,
+        "--step",
+        type=step_rule,
+        metavar="decay|armijo|exact|NUMBER",
+        help="default: decay",
+    )
+    option(solver, "--initial-step", type=positive_number, help="first step size")
+    option(solver, "--armijo", type=float, help="constant c of the Armijo condition")
+    option(
+        solver,
+        "--threshold",
+        type=threshold_rule,
+        metavar="auto|none|NUMBER",
+        help="lower bound of the estimated diagonal",
+    )
+    option(solver, "--epochs", "--iter", type=positive_integer, help="default: 10")
+    option(
+        solver,
+        "--batch-size",
+        type=positive_integer,
+        help="images per minibatch (default: a tenth of the set, from 50 to 1000)",
+    )
+    option(
+        solver,
+        "--regularization",
+        type=number_or_wiener,
+        metavar="wiener|NUMBER",
+        help="prior by shell from the half-maps (wiener, default), or a constant lambda",
+    )
+    option(
+        solver,
+        "--noise",
+        choices=("estimated", "unit"),
+        help="noise by shell from the corners of the images (default), or variance 1",
+    )
+    option(
+        solver,
+        "--published",
+        action="store_true",
+        default=False,
+        help="Algorithm 1 of the paper with its published settings (hutchinson, armijo 0.99, "
+        "batches of 1000, lambda 1e-8, noise 1); other options still override",
+    )
+    data = parser.add_argument_group("data")
+    option(data, "--maxres", type=positive_number, help="highest resolution used, angstrom")
+    option(data, "--box", type=positive_integer, help="Fourier-crop the images to this side")
+    option(data, "--subset", type=int, choices=(1, 2), default=0, help="only this half-set")
+    option(data, "--invert", action="store_true", help="protein is dark in the images")
+    option(data, "--mask", metavar="MRC", help="mask for the FSC, values 0 to 1")
+    option(data, "--seed", "--random-seed", type=int, default=0, help="default: 0")
+    option(parser, "--resume", "--continue", action="store_true", help="go on after a killed run")
+    option(parser, "--dry-run", action="store_true", help="read, print the plan, do nothing")
+
+
+def _info(commands) -> None:
+    parser = _command(
+        commands, "info", "Print what would be read from particles, and what is wrong."
+    )
+    _input(parser, "particles.star or particles.cs")
+    option(parser, "--json", metavar="FILE", help="write the same as JSON")
+
+
+def _condition(commands) -> None:
+    parser = _command(
+        commands,
+        "condition",
+        "Measure what limits the reconstruction of particles, from their metadata.",
+    )
+    _input(parser, "particles.star or particles.cs; no image is read")
+    _output(parser)
+    option(
+        parser,
+        "--box",
+        type=positive_integer,
+        help="Fourier-crop the images to this side for the spectra (default: 48)",
+    )
+    option(parser, "--image-size", type=positive_integer, help="side of the images, if unknown")
+    option(parser, "--maxres", type=positive_number, help="highest resolution used, angstrom")
+    option(parser, "--regularization", type=float, default=1e-8, help="lambda (default: 1e-8)")
+    option(parser, "--interpolation", choices=("trilinear", "nearest"), default="trilinear")
+
+
+def _simulate(commands) -> None:
+    parser = _command(
+        commands,
+        "simulate",
+        "Write a data set with exact projections: particles.star, particles.mrcs, truth.mrc.",
+    )
+    parser.add_argument("folder", metavar="OUT", help="output folder")
+    option(parser, "--overwrite", action="store_true", help="replace an earlier data set")
+    option(
+        parser,
+        "--source",
+        "--map",
+        "--pdb",
+        metavar="FILE",
+        help="MRC map, PDB or mmCIF file (default: a protein-like phantom)",
+    )
+    option(parser, "--box", type=positive_integer, help="default: 64 (or the map's)")
+    option(parser, "--angpix", type=positive_number, default=None, help="default: 3 (or the map's)")
+    option(parser, "--count", type=positive_integer, default=1000, help="default: 1000")
+    option(
+        parser,
+        "--snr",
+        type=positive_number,
+        default=0.1,
+        help="variance of the signal over that of the noise (default: 0.1)",
+    )
+    option(parser, "--no-noise", action="store_true")
+    option(parser, "--no-ctf", action="store_true")
+    option(
+        parser,
+        "--defocus",
+        type=positive_number,
+        nargs=2,
+        default=(10000.0, 25000.0),
+        metavar=("MIN", "MAX"),
+        help="angstrom (default: 10000 25000)",
+    )
+    option(
+        parser,
+        "--astigmatism",
+        type=float,
+        default=200.0,
+        help="standard deviation of U - V, angstrom (default: 200)",
+    )
+    option(parser, "--phase-shift", type=float, default=0.0, help="degrees (default: 0)")
+    option(parser, "--bfactor", type=float, default=0.0, help="square angstrom (default: 0)")
+    option(parser, "--kv", type=positive_number, default=300.0, help="voltage (default: 300)")
+    option(parser, "--cs", type=float, default=2.7, help="spherical aberration, mm (default: 2.7)")
+    option(parser, "--ac", type=float, default=0.1, help="amplitude contrast (default: 0.1)")
+    option(
+        parser,
+        "--shift-std",
+        type=float,
+        default=3.0,
+        help="standard deviation of the origin offsets, angstrom (default: 3)",
+    )
+    option(parser, "--orientations", choices=("uniform", "preferred"), default="uniform")
+    option(
+        parser,
+        "--concentration",
+        type=positive_number,
+        default=5.0,
+        help="of preferred views about z (default: 5)",
+    )
+    option(parser, "--invert", action="store_true", help="protein dark on white")
+    option(parser, "--seed", "--random-seed", type=int, default=0, help="default: 0")
+
+
+def _fsc(commands) -> None:
+    parser = _command(commands, "fsc", "Fourier shell correlation of two maps.")
+    parser.add_argument("map1", metavar="A.mrc")
+    parser.add_argument("map2", metavar="B.mrc")
+    option(parser, "--mask", metavar="MRC", help="values 0 to 1")
+    option(parser, "--angpix", type=positive_number, help="voxel size, if the header's is wrong")
+    option(parser, "--threshold", type=float, default=0.143, help="default: 0.143")
+    option(
+        parser, "--out", "--o", metavar="STAR", help="write the curves as STAR (and .xml beside it)"
+    )
+    option(parser, "--overwrite", action="store_true")
+
+
+def _demo(commands) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        "Simulate particles, reconstruct them, compare with the truth and with the paper.",
+    )
+    _output(parser, default="fastcryo-demo")
