@@ -171,37 +171,27 @@ def make_kernels(window):
             qz += d[2]
         return square, mixed
 
-    @register
-    def diagonal_run(arrays, batch, image, first, count, q, d, sign, box, unit):
-        """Add c w^2."""
-        weights, volume = arrays
-        row = 0 if weights.shape[0] == 1 else image
-        qx, qy, qz = q
-        for h in range(count):
-            scatter_power(volume, qx, qy, qz, box, unit, weights[row, first + h], True)
-            qx += d[0]
-            qy += d[1]
-            qz += d[2]
-        return 0.0, 0.0
+    def make_power_run(squared):
+        @register
+        def power_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+            """Add c w^2 (squared) or c w."""
+            weights, volume = arrays
+            row = 0 if weights.shape[0] == 1 else image
+            qx, qy, qz = q
+            for h in range(count):
+                scatter_power(volume, qx, qy, qz, box, unit, weights[row, first + h], squared)
+                qx += d[0]
+                qy += d[1]
+                qz += d[2]
+            return 0.0, 0.0
 
-    @register
-    def gridding_run(arrays, batch, image, first, count, q, d, sign, box, unit):
-        """Add c w."""
-        weights, volume = arrays
-        row = 0 if weights.shape[0] == 1 else image
-        qx, qy, qz = q
-        for h in range(count):
-            scatter_power(volume, qx, qy, qz, box, unit, weights[row, first + h], False)
-            qx += d[0]
-            qy += d[1]
-            qz += d[2]
-        return 0.0, 0.0
+        return power_run
 
     return SimpleNamespace(
         forward=make_sweep(slice_run, window.offset),
         adjoint=make_sweep(project_back_run, window.offset),
         gradient=make_sweep(gradient_run, window.offset),
         energy=make_sweep(energy_run, window.offset),
-        diagonal=make_sweep(diagonal_run, window.offset),
-        gridding=make_sweep(gridding_run, window.offset),
+        diagonal=make_sweep(make_power_run(True), window.offset),
+        gridding=make_sweep(make_power_run(False), window.offset),
     )
