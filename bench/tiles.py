@@ -33,18 +33,21 @@ def make_runs(box, count):
     for code, window in CODES.items():
         kernel = slicing.make_kernels(window).gradient
         for shape, size in SHAPES.items():
-            tiles, colours = layout.disc_tiles(grid.radius, *size)
+            tiles, neighbours = layout.disc_tiles(grid.radius, *size)
             arguments = (
-                (volume, weights, data, total),
+                (volume,),
+                (total,),
+                (weights, data),
                 np.arange(count),
                 steps,
                 rows,
                 tiles,
-                colours,
+                neighbours,
+                layout.row_widths(grid.radius),
                 box,
                 np.float32(2.0**-24),
                 1,
-                np.zeros((len(tiles), 2)),
+                np.zeros((len(tiles), 3)),
             )
             runs[code, shape] = lambda kernel=kernel, arguments=arguments: kernel(*arguments)
     return runs, count * samples

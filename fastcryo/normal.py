@@ -148,7 +148,7 @@ class NormalOperator:
 
     @cached_property
     def _widths(self) -> NDArray[np.int64]:
-        return stencil.row_widths(self.grid.radius)
+        return layout.row_widths(self.grid.radius)
 
     def matvec(self, Z: NDArray) -> NDArray:
         """Return H Z.
@@ -284,18 +284,28 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
     if operator.interpolation == "nearest":
         return NormalOperator(problem, None, problem.hessian_diagonal())
     entries = np.zeros(stencil.stencil_shape(grid.radius), operator.real_dtype)
-    tiles, colours = layout.disc_tiles(grid.radius, *TILE_SHAPE)
-    stencil.assemble(
-        (problem.weights, entries.reshape(-1), grid.radius),
-        problem.members,
-        problem.steps,
-        operator.rows,
-        tiles,
-        colours,
-        grid.box,
-        PRECISIONS[operator.real_dtype.name][1],
-        thread_count(),
-        np.empty((len(tiles), 2)),
-    )
+    radius = grid.radius
+    tiles, _ = layout.disc_tiles(radius, *TILE_SHAPE)
+    colours = layout.tile_colours(tiles, radius, *TILE_SHAPE)
+    none = (np.empty(0, operator.dtype),)
+    for colour in range(4):
+        # Entries are added where they belong, with no buffer between: only tiles that are not
+        # neighbours may do so side by side.
+        chosen = tiles[colours == colour]
+        stencil.assemble(
+            none,
+            none,
+            (problem.weights, entries.reshape(-1), radius),
+            problem.members,
+            problem.steps,
+            operator.rows,
+            chosen,
+            np.full((len(chosen), 3), -1),
+            layout.row_widths(radius),
+            grid.box,
+            PRECISIONS[operator.real_dtype.name][1],
+            thread_count(),
+            np.empty((len(chosen), 3)),
+        )
     stencil.separate(entries, entries.dtype.type(1 / len(problem)))
     return NormalOperator(problem, entries, None)

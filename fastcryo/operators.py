@@ -67,7 +67,11 @@ class SliceOperator:
         self.rows = layout.disc_rows(grid.radius)
         self.samples = int(self.rows[-1, 0] + self.rows[-1, 2])
         self.origin = layout.origin_sample(grid.radius)
-        self._tiles, self._colours = layout.disc_tiles(grid.radius, *layout.tile_shape(grid.radius))
+        self._widths = layout.row_widths(grid.radius)
+        self._none = (np.empty(0, self.dtype),)
+        self._tiles, self._neighbours = layout.disc_tiles(
+            grid.radius, *layout.tile_shape(grid.radius)
+        )
 
     def forward(self, volume: NDArray, rotations: ArrayLike) -> NDArray:
         """Slice a half grid.
@@ -83,7 +87,7 @@ class SliceOperator:
         """
         steps = layout.fixed_point_steps(orthonormal_rotations(rotations))
         samples = np.empty((len(steps), self.samples), self.dtype)
-        self._sweep("forward", (self.flat(volume), samples), np.arange(len(steps)), steps)
+        self._sweep("forward", (self.flat(volume),), self._none, (samples,), steps)
         return samples
 
     def adjoint(self, samples: NDArray, rotations: ArrayLike) -> NDArray:
@@ -107,7 +111,7 @@ class SliceOperator:
                 f"samples: shape {(len(steps), self.samples)} needed, got {samples.shape}"
             )
         out = self.grid.zeros(self.dtype)
-        self._sweep("adjoint", (samples, self.flat(out)), np.arange(len(steps)), steps)
+        self._sweep("adjoint", self._none, (self.flat(out),), (samples,), steps)
         # The origin is its own mirror and must not be added twice.
         out[0, self.grid.centre, self.grid.centre] -= 0.5 * samples[:, self.origin].sum()
         return self._add_mirror(out)
@@ -179,21 +183,70 @@ class SliceOperator:
             Sum of c |P V|^2 and of Re(conj(d) P V) over half discs.
         """
         out = self.grid.zeros(self.dtype)
-        arrays = (self.flat(volume), weights, data, self.flat(out))
-        square, mixed = self._sweep("gradient", arrays, images, steps)
-        return self._add_mirror(out), square, mixed
+        source, target = (self.flat(volume),), (self.flat(out),)
+        sums = self._sweep("gradient", source, target, (weights, data), steps, images)
+        return self._add_mirror(out), sums[0], sums[1]
+
+    def normal_with_product(
+        self,
+        volume: NDArray,
+        direction: NDArray,
+        steps: NDArray,
+        images: NDArray,
+        weights: NDArray,
+        data: NDArray,
+    ) -> tuple[NDArray, NDArray, float, float, float]:
+        """Return what `normal` does and, from the same pass, the sum of P^H c P direction.
+
+        Coordinates, window weights and data are read once for both; windows without vectors take
+        two passes.
+
+        Returns
+        -------
+        total, product : ndarray, half grids
+        square, mixed, product_square : float
+            As in `normal`, and the sum of c |P direction|^2 over half discs.
+        """
+        if not self._kernels.pairs:
+            none = np.empty((0, self.samples), self.dtype)
+            total, square, mixed = self.normal(volume, steps, images, weights, data)
+            product, other, _ = self.normal(direction, steps, images, weights, none)
+            return total, product, square, mixed, other
+        total, product = self.grid.zeros(self.dtype), self.grid.zeros(self.dtype)
+        source = (self.flat(volume), self.flat(direction))
+        target = (self.flat(total), self.flat(product))
+        sums = self._sweep("gradient", source, target, (weights, data), steps, images)
+        return self._add_mirror(total), self._add_mirror(product), *sums
 
     def energy(
         self, volume: NDArray, steps: NDArray, images: NDArray, weights: NDArray, data: NDArray
     ) -> tuple[float, float]:
         """Return the sums of `normal` without its volume."""
-        return self._sweep("energy", (self.flat(volume), weights, data), images, steps)
+        source, tables = (self.flat(volume),), (weights, data)
+        return self._sweep("energy", source, self._none, tables, steps, images)[:2]
+
+    def energies(
+        self,
+        volume: NDArray,
+        direction: NDArray,
+        steps: NDArray,
+        images: NDArray,
+        weights: NDArray,
+        data: NDArray,
+    ) -> tuple[float, float, float]:
+        """Return the sums of `normal_with_product` without its volumes."""
+        if not self._kernels.pairs:
+            none = np.empty((0, self.samples), self.dtype)
+            other, _ = self.energy(direction, steps, images, weights, none)
+            return *self.energy(volume, steps, images, weights, data), other
+        source = (self.flat(volume), self.flat(direction))
+        return self._sweep("energy", source, self._none, (weights, data), steps, images)
 
     def diagonal(self, steps: NDArray, images: NDArray, weights: NDArray, squared: bool) -> NDArray:
         """Sum c w^2 (squared) or c w over the samples of some images; a real half grid."""
         out = np.zeros(self.grid.shape, self.real_dtype)
         name = "diagonal" if squared else "gridding"
-        self._sweep(name, (weights, out.reshape(-1)), images, steps)
+        self._sweep(name, self._none, (out.reshape(-1),), (weights,), steps, images)
         return self._add_mirror(out)
 
     def flat(self, volume: NDArray) -> NDArray:
@@ -202,25 +255,32 @@ class SliceOperator:
         return np.ascontiguousarray(volume, self.dtype).reshape(-1)
 
     def _sweep(
-        self, name: str, arrays: tuple[NDArray, ...], images: NDArray, steps: NDArray
-    ) -> tuple[float, float]:
-        """Run a kernel on its arrays; returns its two sums."""
-        reads_only = name in ("forward", "energy")
-        sums = np.zeros((len(self._tiles), 2))
+        self,
+        name: str,
+        source: tuple[NDArray, ...],
+        target: tuple[NDArray, ...],
+        tables: tuple[NDArray, ...],
+        steps: NDArray,
+        images: NDArray | None = None,
+    ) -> tuple[float, float, float]:
+        """Run a kernel on some images (all: None); returns its three sums."""
+        sums = np.zeros((len(self._tiles), 3))
         getattr(self._kernels, name)(
-            arrays,
-            images,
+            source,
+            target,
+            tables,
+            np.arange(len(steps)) if images is None else images,
             steps,
             self.rows,
             self._tiles,
-            np.array([0, len(self._tiles)]) if reads_only else self._colours,
+            self._neighbours,
+            self._widths,
             self.grid.box,
             self._unit,
             thread_count(),
             sums,
         )
-        square, mixed = sums.sum(axis=0)
-        return float(square), float(mixed)
+        return tuple(sums.sum(axis=0).tolist())
 
     def _add_mirror(self, out: NDArray) -> NDArray:
         prepare.add_mirror(out[0].copy(), out[0])

@@ -237,6 +237,35 @@ class KnownPoseProblem:
         damped_norm = self._finish(total, volume, len(images))
         return self._loss(square, mixed, images, damped_norm), total
 
+    def loss_gradient_and_product(
+        self, volume: NDArray, direction: NDArray, batch: ArrayLike | None = None
+    ) -> tuple[float, NDArray, NDArray]:
+        """Return f, its gradient and the Hessian times `direction` from one pass.
+
+        What a step of Algorithm 1 needs, with a probe as direction: coordinates, weights, CTF and
+        data are read once for both.
+        """
+        images = self._images(batch)
+        self._need_data()
+        gradient, product, square, mixed, _ = self.operator.normal_with_product(
+            volume, direction, self.steps, images, self.weights, self.data
+        )
+        damped_norm = self._finish(gradient, volume, len(images))
+        self._finish(product, direction, len(images))
+        return self._loss(square, mixed, images, damped_norm), gradient, product
+
+    def loss_and_curvature(
+        self, volume: NDArray, direction: NDArray, batch: ArrayLike | None = None
+    ) -> tuple[float, float]:
+        """Return f of `volume` and <d, H d> of `direction` from one forward-only pass."""
+        images = self._images(batch)
+        self._need_data()
+        square, mixed, product_square = self.operator.energies(
+            volume, direction, self.steps, images, self.weights, self.data
+        )
+        curvature = 2 * product_square / len(images) + self._damped_norm(direction)
+        return self._loss(square, mixed, images, self._damped_norm(volume)), curvature
+
     def hvp(self, direction: NDArray, batch: ArrayLike | None = None) -> NDArray:
         """Return the Hessian times a half grid."""
         images = self._images(batch)

@@ -15,7 +15,6 @@ from fastcryo.preconditioner import (
     HutchinsonEstimate,
     default_threshold,
     named_diagonal,
-    probe,
     rademacher,
     thresholded_inverse,
 )
@@ -195,9 +194,13 @@ def sgd(
         for number, batch in enumerate(batches):
             if estimated:
                 signs = rademacher(problem.grid, state.rng)
-                diagonal = state.estimate.update(probe(problem, signs, batch))
+                loss, gradient, product = problem.loss_gradient_and_product(
+                    state.volume, signs.astype(state.volume.dtype), batch
+                )
+                diagonal = state.estimate.update(signs * product.real)
                 inverse = thresholded_inverse(diagonal, threshold or 0.0)
-            loss, gradient = problem.loss_and_gradient(state.volume, batch)
+            else:
+                loss, gradient = problem.loss_and_gradient(state.volume, batch)
             if not np.isfinite(loss):
                 raise InputError(
                     f"step: the loss became {loss} in epoch {state.epoch + 1}, "

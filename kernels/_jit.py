@@ -7,8 +7,10 @@ stays a plain function, so that kernels made by a factory are found again in the
 """
 
 import contextlib
+import functools
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import numba
@@ -33,6 +35,10 @@ def _hash_of_sources():
 
 SOURCES = _hash_of_sources()
 
+# A launch uses all threads; Numba's own layer ("workqueue") aborts the process when a second Python
+# thread launches meanwhile.
+LAUNCH = threading.Lock()
+
 
 def _cached(function, **options):
     """Compile lazily, and keep the result on disk until any kernel's source changes.
@@ -53,14 +59,25 @@ def serial(function):
     return _cached(function, **FLAGS)
 
 
+def _one_at_a_time(compiled):
+    """Let one Python thread launch at a time, whatever the threading layer."""
+
+    @functools.wraps(compiled)
+    def launch(*arguments):
+        with LAUNCH:
+            return compiled(*arguments)
+
+    return launch
+
+
 def parallel(function):
     """Compile a function whose prange loops are shared among threads."""
-    return _cached(function, parallel=True, **FLAGS)
+    return _one_at_a_time(_cached(function, parallel=True, **FLAGS))
 
 
 def parallel_reduction(function):
     """Compile a parallel function whose inner sums may be reordered to be vectorised."""
-    return _cached(function, parallel=True, **REDUCTION_FLAGS)
+    return _one_at_a_time(_cached(function, parallel=True, **REDUCTION_FLAGS))
 
 
 register = register_jitable(error_model="numpy", fastmath={"contract"})

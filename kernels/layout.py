@@ -15,9 +15,15 @@ the volume at ``h steps[0] + k steps[1]`` (x, y, z), steps the first two rows of
 of integers are exact, so that neighbouring tiles agree about every sample on their border, and
 results are the same on any processor.
 
+**Tiles.** A thread copies the tile of the volume that it is at work on, one further cell along y
+and z included, into a buffer of its own, and sums into another: element (x + R) + (y - y0) row +
+(z - z0) plane, with strides `row` and `plane` from `buffer_strides`.
+
 **Fold.** A position with z < 0 is replaced by its mirror and the value by its conjugate. The
 plane kz = 0 is its own mirror: the adjoint adds the mirror of each of its sums once, at the end.
 """
+
+import math
 
 import numpy as np
 
@@ -78,6 +84,23 @@ def fixed_point_steps(rotations):
     return np.rint(np.asarray(rotations)[:, :2] * SHRINK * ONE).astype(np.int64)
 
 
+def row_widths(radius):
+    """Return the largest |x| of every row (z, y) that a window can touch, -1 for none.
+
+    The corners of a cell lie less than sqrt(3) from any point of it, so that all lie in a ball
+    that is larger by as much.
+
+    Returns
+    -------
+    widths : (R + 1, 2 R + 1) int64
+        z from 0, y from -R.
+    """
+    z, y = np.ogrid[: radius + 1, -radius : radius + 1]
+    left = (radius + math.sqrt(3)) ** 2 - z**2 - y**2
+    widths = np.floor(np.sqrt(np.maximum(left, 0))).astype(np.int64)
+    return np.where(left < 0, -1, np.minimum(widths, radius))
+
+
 def tile_shape(radius):
     """Return the cells of a tile along z and y; they must not depend on the number of threads.
 
@@ -87,13 +110,22 @@ def tile_shape(radius):
     return (8, 16) if radius < 48 else (16, 32)
 
 
+def buffer_strides(radius, width):
+    """Return the distances of neighbours along y and z in the buffer of a tile.
+
+    Rows are an odd number of cache lines (of 8 complex64) apart and planes never a multiple of
+    4 KiB: neighbours in a cube whose side is a power of two would share a few sets of the cache.
+    """
+    row = 8 * ((2 * radius + 1 + 7) // 8 | 1)
+    return row, row * (width + 1) + 8
+
+
 def disc_tiles(radius, thickness, width):
     """Cut the cells (y, z) of the half ball into tiles that one thread owns at a time.
 
-    Samples of a tile touch its own cells and the next ones in y and z, so tiles of one colour,
-    which are never neighbours, can be summed into side by side, with no atomics and no second copy
-    of the volume. Within a colour, tiles are sorted by the expected work, samples of evenly spread
-    planes (density 1 / |k|), for the threads to be dealt equal shares.
+    Samples of a tile touch its own cells and the next ones in y and z, which belong to others: to
+    three *neighbours*. Tiles are sorted by the expected work, samples of evenly spread planes
+    (density 1 / |k|), the most laborious first.
 
     Parameters
     ----------
@@ -105,8 +137,8 @@ def disc_tiles(radius, thickness, width):
     -------
     tiles : (t, 4) int64
         z0, z1, y0, y1: cells z0 <= z < z1 and y0 <= y < y1.
-    colours : (5,) int64
-        Tiles colours[c] to colours[c + 1] have colour c.
+    neighbours : (t, 3) int64
+        The tiles that touch cells of this one: below it in z, before it in y, both; -1 for none.
     """
     z_edges = np.arange(0, radius + 1, thickness)
     y_edges = np.arange(-radius, radius + 1, width)
@@ -123,9 +155,17 @@ def disc_tiles(radius, thickness, width):
     work = work[z1, b] - work[z0, b] - work[z1, a] + work[z0, a]
 
     nearest_y = np.where(y0 > 0, y0, np.where(y1 <= 0, -y1, 0))
-    inside = z0**2 + nearest_y**2 <= (radius + 1) ** 2
-    colour = 2 * (z_of_tile % 2) + y_of_tile % 2
-    order = np.lexsort((-work, colour))
+    inside = z0**2 + nearest_y**2 <= (radius + 2) ** 2
+    order = np.argsort(-work, kind="stable")
     order = order[inside[order]]
+    place = np.full((len(z_edges) + 1, len(y_edges) + 1), -1)
+    place[z_of_tile[order] + 1, y_of_tile[order] + 1] = np.arange(len(order))
+    z, y = z_of_tile[order] + 1, y_of_tile[order] + 1
+    neighbours = np.stack([place[z - 1, y], place[z, y - 1], place[z - 1, y - 1]], axis=1)
     tiles = np.stack([z0, z1, y0, y1], axis=1)[order]
-    return np.ascontiguousarray(tiles), np.searchsorted(colour[order], np.arange(5))
+    return np.ascontiguousarray(tiles), np.ascontiguousarray(neighbours)
+
+
+def tile_colours(tiles, radius, thickness, width):
+    """Return a colour 0 to 3 for every tile: tiles of one colour are never neighbours."""
+    return 2 * (tiles[:, 0] // thickness % 2) + (tiles[:, 2] + radius) // width % 2

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from fastcryo.ctf import CTF
+from fastcryo.kernels.cpu import slicing
 from fastcryo.operators import SliceOperator
 from fastcryo.problem import KnownPoseProblem
 from fastcryo.sgd import sgd
@@ -39,6 +40,11 @@ class GuardedOperator(SliceOperator):
         return super().flat(volume).view(Guarded)
 
 
+def guarded_buffer(volumes, size):
+    """Return a tile's buffer in which what was not copied or cleared spoils the result."""
+    return np.full(size, np.nan, volumes[0].dtype).view(Guarded)
+
+
 def compute(box, interpolation, dtype):
     """Return what every kernel gives, by name."""
     data = naive.data_set(box, "ties", count=10 if box > 12 else 3)
@@ -59,6 +65,9 @@ def compute(box, interpolation, dtype):
         object.__setattr__(problem, "operator", operator)
     volume = grid.from_real(np.random.default_rng(1).normal(size=(box,) * 3).astype(dtype))
     loss, gradient = problem.loss_and_gradient(volume)
+    other = volume[:, ::-1, ::-1].conj()
+    both_loss, both_gradient, product = problem.loss_gradient_and_product(volume, other)
+    line = problem.loss_and_curvature(volume, other)
     return {
         "transform": volume,
         "data": problem.data,
@@ -67,6 +76,9 @@ def compute(box, interpolation, dtype):
         "adjoint": operator.adjoint(problem.data, data.rotations),
         "loss": np.array([loss, problem.loss(volume), problem.curvature(volume)]),
         "gradient": gradient,
+        "gradient of two": both_gradient,
+        "product of two": product,
+        "losses of two": np.array([both_loss, *line]),
         "hvp": problem.hvp(volume, [2, 0, 1]),
         "diagonal": problem.hessian_diagonal(),
         "gridding": problem.gridding_weight(),
@@ -79,6 +91,8 @@ def compute(box, interpolation, dtype):
 
 def main(out, threads, boxes):
     results = {}
+    if numba.config.DISABLE_JIT:
+        slicing.make_buffer = guarded_buffer
     for box in map(int, boxes.split(",")):
         for interpolation in ("nearest", "trilinear"):
             for dtype in ("float32", "float64"):

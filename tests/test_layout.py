@@ -48,7 +48,7 @@ def test_steps_are_the_first_two_rows_and_never_reach_the_radius():
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("radius", RADII)
 def test_tiles_cover_every_cell_of_the_half_ball_once(radius, cut):
-    tiles, colours = layout.disc_tiles(radius, *cut)
+    tiles, _ = layout.disc_tiles(radius, *cut)
     owners = np.zeros((radius + 1, 2 * radius + 1), int)
     for z0, z1, y0, y1 in tiles:
         assert 0 <= z0 < z1 <= radius + 1
@@ -62,21 +62,38 @@ def test_tiles_cover_every_cell_of_the_half_ball_once(radius, cut):
     nearest = np.maximum(z - 0.5, 0) ** 2 + np.maximum(np.abs(y) - 0.5, 0) ** 2 < radius**2
     assert (owners[trilinear] == 1).all()
     assert (owners[nearest] == 1).all()
-    assert colours[0] == 0
-    assert colours[-1] == len(tiles)
-    assert (np.diff(colours) >= 0).all()
 
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("radius", RADII)
 def test_tiles_of_one_colour_never_write_the_same_voxel(radius, cut):
     # The trilinear window of a cell writes the next voxel along y and z too.
-    tiles, colours = layout.disc_tiles(radius, *cut)
+    tiles, _ = layout.disc_tiles(radius, *cut)
+    colours = layout.tile_colours(tiles, radius, *cut)
     for colour in range(4):
         writers = np.zeros((radius + 3, 2 * radius + 3), int)
-        for z0, z1, y0, y1 in tiles[colours[colour] : colours[colour + 1]]:
+        for z0, z1, y0, y1 in tiles[colours == colour]:
             writers[z0 : z1 + 1, y0 + radius : y1 + radius + 1] += 1
         assert writers.max(initial=0) <= 1
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("radius", RADII)
+def test_what_a_tile_writes_beyond_its_cells_belongs_to_tiles_that_know_it(radius, cut):
+    tiles, neighbours = layout.disc_tiles(radius, *cut)
+    widths = layout.row_widths(radius)
+    owner = np.full((radius + 1, 2 * radius + 1), -1)
+    for t, (z0, z1, y0, y1) in enumerate(tiles):
+        assert (owner[z0:z1, y0 + radius : y1 + radius] == -1).all()
+        owner[z0:z1, y0 + radius : y1 + radius] = t
+    for t, (z0, z1, y0, y1) in enumerate(tiles):
+        halo = [(z1, y) for y in range(y0, y1 + 1)] + [(z, y1) for z in range(z0, z1)]
+        for z, y in halo:
+            if z > radius or y > radius or widths[z, y + radius] < 0:
+                continue
+            expected = 0 if y < y1 else 1 if z < z1 else 2
+            assert owner[z, y + radius] >= 0
+            assert neighbours[owner[z, y + radius], expected] == t
 
 
 def samples_by_tile(rotation, radius, cut, offset):
@@ -85,12 +102,13 @@ def samples_by_tile(rotation, radius, cut, offset):
     rows = layout.disc_rows(radius)
     tiles, _ = layout.disc_tiles(radius, *cut)
     listed = np.zeros(len(layout.disc_frequencies(radius)[0]), int)
-    segments = np.empty((4 * radius + 2, 4), np.int64)
+    segments = np.empty((4 * radius + 2, 5), np.int64)
     inside = True
     for tile in tiles:
-        count = find_segments(steps, tile, offset, rows, segments)
+        count = find_segments(steps, tile, offset, rows, 7, segments)
         assert count <= len(segments)
-        for k, start, stop, sign in segments[:count].tolist():
+        for k, start, stop, sign, image in segments[:count].tolist():
+            assert image == 7
             assert start < stop
             h = np.arange(start, stop)
             listed[rows[k + radius, 0] + h] += 1

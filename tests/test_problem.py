@@ -265,3 +265,19 @@ def test_the_hessian_needs_metadata_only():
             use(volume)
     with pytest.raises(InputError, match=r"^images: this problem was built from metadata only"):
         metadata.right_hand_side()
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_gradient_and_product_of_one_pass_are_those_of_two(interpolation):
+    problem = build(naive.data_set(13, "ties"), interpolation=interpolation, regularization=0.1)
+    volume, direction = random_half(problem.grid), random_half(problem.grid, seed=3)
+    batch = np.arange(1, len(problem), 2)
+    loss, gradient, product = problem.loss_gradient_and_product(volume, direction, batch)
+    expected_loss, expected = problem.loss_and_gradient(volume, batch)
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-12 * abs(expected).max())
+    expected = problem.hvp(direction, batch)
+    np.testing.assert_allclose(product, expected, rtol=0, atol=1e-12 * abs(expected).max())
+    assert problem.loss_and_curvature(volume, direction, batch) == pytest.approx(
+        (expected_loss, problem.curvature(direction, batch)), rel=1e-12
+    )

@@ -3,7 +3,11 @@
 import math
 
 from fastcryo.kernels._jit import register, serial
-from fastcryo.kernels.layout import FRACTION_BITS
+from fastcryo.kernels.layout import FRACTION_BITS, ONE
+
+# Steps below a thousandth of a cell, and crossings so near to a sample, are settled in integers.
+FLAT = ONE // 1000
+DOUBT = 1e-6
 
 
 @register
@@ -19,8 +23,9 @@ def first_reaching(base, step, inverse, target, low, high):
 
 
 @register
-def clip_run(base, step, inverse, low, high, start, stop):
-    """Restrict start <= h < stop to low <= base + h step < high; inverse = 1 / |step|."""
+def clip_run(base, step, low, high, start, stop):
+    """Restrict start <= h < stop to low <= base + h step < high, exactly."""
+    inverse = 1.0 / abs(float(step)) if step != 0 else 0.0
     if step > 0:
         start = first_reaching(base, step, inverse, low, start, stop)
         stop = first_reaching(base, step, inverse, high, start, stop)
@@ -30,6 +35,22 @@ def clip_run(base, step, inverse, low, high, start, stop):
     elif not low <= base < high:
         stop = start
     return start, stop
+
+
+@register
+def crossings(step, base, low, high):
+    """Where rows enter and leave low <= h step + k base < high: at h = enter + k slope, ..."""
+    if step < 0:
+        step, base, low, high = -step, -base, 1 - high, 1 - low
+    inverse = 1.0 / max(float(step), 1.0)
+    slope = -base * inverse
+    return low * inverse, slope, high * inverse, slope
+
+
+@register
+def is_clear(remainder):
+    """Whether rounding cannot have moved a crossing past a sample."""
+    return DOUBT < remainder < 1.0 - DOUBT
 
 
 @register
@@ -49,7 +70,7 @@ def row_range(ay, az, by, bz, y0, y1, z0, z1, radius):
 
 
 @serial
-def find_segments(steps, tile, offset, rows, segments):
+def find_segments(steps, tile, offset, rows, image, segments):
     """List the runs of samples of one image that fall into one tile.
 
     A sample belongs to the cell floor(position + offset), folded to z >= 0.
@@ -64,8 +85,10 @@ def find_segments(steps, tile, offset, rows, segments):
         In units of 2^-52: 0, or one half for the nearest voxel.
     rows : (2 R + 1, 3) int64
         `disc_rows`.
-    segments : (4 R + 2, 4) int64, modified in place
-        k, first h, last h + 1, sign (-1: the mirror of the sample falls into the tile).
+    image : int
+        Any number, written into the list.
+    segments : (4 R + 2 or more, 5) int64, modified in place
+        k, first h, last h + 1, sign (-1: the mirror of the sample falls into the tile), image.
 
     Returns
     -------
@@ -80,8 +103,6 @@ def find_segments(steps, tile, offset, rows, segments):
     y_high = (tile[3] << FRACTION_BITS) - offset
     if tile[0] == 0:
         z_low = 0
-    y_inverse = 1.0 / abs(float(steps[0, 1])) if steps[0, 1] != 0 else 0.0
-    z_inverse = 1.0 / abs(float(steps[0, 2])) if steps[0, 2] != 0 else 0.0
     count = 0
     for sign in (1, -1):
         ay, az = sign * steps[0, 1], sign * steps[0, 2]
@@ -99,15 +120,24 @@ def find_segments(steps, tile, offset, rows, segments):
             z_high * unit,
             radius,
         )
+        steep = min(abs(ay), abs(az)) > FLAT
+        z0, dz0, z1, dz1 = crossings(az, bz, low, z_high)
+        y0, dy0, y1, dy1 = crossings(ay, by, y_low, y_high)
         for k in range(k_low, k_high + 1):
             start, stop = rows[k + radius, 1], rows[k + radius, 2]
-            start, stop = clip_run(k * bz, az, z_inverse, low, z_high, start, stop)
-            if start < stop:
-                start, stop = clip_run(k * by, ay, y_inverse, y_low, y_high, start, stop)
+            enters = max(z0 + k * dz0, y0 + k * dy0)
+            leaves = min(z1 + k * dz1, y1 + k * dy1)
+            first, last = math.ceil(enters), math.ceil(leaves)
+            if steep and is_clear(first - enters) and is_clear(last - leaves):
+                start, stop = max(start, int(first)), min(stop, int(last))
+            else:
+                start, stop = clip_run(k * bz, az, low, z_high, start, stop)
+                start, stop = clip_run(k * by, ay, y_low, y_high, start, stop)
             if start < stop:
                 segments[count, 0] = k
                 segments[count, 1] = start
                 segments[count, 2] = stop
                 segments[count, 3] = sign
+                segments[count, 4] = image
                 count += 1
     return count

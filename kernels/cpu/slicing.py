@@ -1,10 +1,16 @@
 """Slices, back-projection and their fusions, made once per window.
 
 One sweep serves them all. It walks the volume tile by tile and, within a tile, image by image (see
-`fastcryo.kernels.layout.disc_tiles`): a tile of the volume stays in the cache while all images of
-the batch read it or add to it. What is done to a run of neighbouring samples, a few lines per
-operation, is all that differs. Every tile is one thread's alone and sums in a fixed order, so
-results do not depend on the number of threads.
+`fastcryo.kernels.layout.disc_tiles`): a tile is copied into a buffer of the thread's own, which
+stays in the cache while all images of the batch read it, and sums are collected in another and
+stored once. What is done to a run of neighbouring samples, a few lines per operation, is all that
+differs. A thread takes the next tile when it is done with one. Every tile is one thread's alone and
+sums in a fixed order, as do the rows that neighbouring tiles share, so results do not depend on the
+number of threads.
+
+The samples of an image lie far from those of the next, so a run's data would be waited for at its
+first sample. The runs of a few images are therefore listed before they are processed, and the data
+of a run are asked for while earlier runs are at work.
 """
 
 from types import SimpleNamespace
@@ -14,6 +20,21 @@ from numba import prange
 
 from fastcryo.kernels._jit import parallel, register
 from fastcryo.kernels.cpu.segments import find_segments
+from fastcryo.kernels.cpu.tiles import (
+    add_halos,
+    clear_tile,
+    load_tile,
+    make_buffer,
+    store_tile,
+    take,
+)
+from fastcryo.kernels.layout import FRACTION_BITS, buffer_strides
+
+# Images whose runs are listed at a time, and how many runs ahead data are asked for.
+LISTED = 8
+AHEAD = 2
+
+register(buffer_strides)
 
 
 @register
@@ -22,22 +43,42 @@ def segment_start(step, base, k, h, sign, offset):
     return sign * (h * step + k * base) + offset, sign * step
 
 
-def make_sweep(process, offset):
+def make_sweep(process, ask, offset):
     """Make the kernel that hands every run of samples to `process`.
 
-    ``process(arrays, batch, image, first, count, q, d, sign, box, unit)`` treats the samples
-    first to first + count of an image, at positions q, q + d, ...; it returns two float64 numbers,
-    which are summed by tile.
+    ``process(volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin,
+    unit)`` treats the samples first to first + count of an image, at positions q, q + d, ... from
+    the origin (x, y, z) of a tile, whose buffers are `volume` and `total`; it returns three float64
+    numbers, which are summed by tile. ``ask(tables, batch, image, first, count)`` is called some
+    runs before.
     """
 
     @parallel
-    def sweep(arrays, images, steps, rows, tiles, colours, box, unit, threads, sums):
+    def sweep(
+        source,
+        target,
+        tables,
+        images,
+        steps,
+        rows,
+        tiles,
+        neighbours,
+        widths,
+        box,
+        unit,
+        threads,
+        sums,
+    ):
         """Process all samples of a batch.
 
         Parameters
         ----------
-        arrays : tuple of arrays
-            What `process` reads and adds to; volumes are flat half grids.
+        source : tuple of one or two (voxels,) complex, or ((0,),)
+            The flat half grids that are read.
+        target : tuple of one or two (voxels,), or ((0,),), modified in place
+            The flat half grids of the sums; zeros to begin with, where no window reaches.
+        tables : tuple of arrays
+            Weights, data, samples: what `process` reads or writes by image.
         images : (m,) int64
             The images of the batch, indices into steps.
         steps : (n, 2, 3) int64
@@ -45,37 +86,83 @@ def make_sweep(process, offset):
         rows : (2 R + 1, 3) int64
             The packed samples.
         tiles : (t, 4) int64
-        colours : (c + 1,) int64
-            Tiles colours[c] to colours[c + 1] may be added to side by side; (0, t) where nothing is
-            added to a volume.
+        neighbours : (t, 3) int64
+            Both from `fastcryo.kernels.layout.disc_tiles`.
+        widths : (R + 1, 2 R + 1) int64
+            `fastcryo.kernels.layout.row_widths`.
         box : int
             N.
         unit : float
             2^-24 (float32) or 2^-52 (float64), the resolution and precision of weights.
         threads : int
-            Number of threads to deal the tiles to.
-        sums : (t, 2) float64, modified in place
+            Number of threads that share the tiles.
+        sums : (t, 3) float64, modified in place
         """
         radius = (rows.shape[0] - 1) // 2
-        for colour in range(colours.size - 1):
-            for worker in prange(threads):
-                segments = np.empty((4 * radius + 2, 4), np.int64)
-                for t in range(colours[colour] + worker, colours[colour + 1], threads):
-                    total = (0.0, 0.0)
-                    for j in range(images.size):
-                        i = images[j]
-                        a, b = steps[i, 0], steps[i, 1]
-                        count = find_segments(steps[i], tiles[t], offset, rows, segments)
-                        for s in range(count):
-                            k, start, stop, sign = segments[s]
-                            qx, dx = segment_start(a[0], b[0], k, start, sign, offset)
-                            qy, dy = segment_start(a[1], b[1], k, start, sign, offset)
-                            qz, dz = segment_start(a[2], b[2], k, start, sign, offset)
+        depth, width = 0, 0
+        for t in range(tiles.shape[0]):
+            depth = max(depth, tiles[t, 1] - tiles[t, 0] + 1)
+            width = max(width, tiles[t, 3] - tiles[t, 2])
+        row, plane = buffer_strides(radius, width)
+        read_size = depth * plane if source[0].size > 0 else 0
+        sum_size = depth * plane if target[0].size > 0 else 0
+        shared = tiles.shape[0] if sum_size > 0 else 0
+        halos = np.empty((shared, depth + width, row * len(target)), target[0].dtype)
+        counter = np.zeros(1, np.int64)
+        for _ in prange(threads):
+            segments = np.empty((LISTED * (4 * radius + 2), 5), np.int64)
+            volume = make_buffer(source, read_size)
+            total = make_buffer(target, sum_size)
+            t = take(counter)
+            while t < tiles.shape[0]:
+                origin = (-radius, tiles[t, 2], tiles[t, 0])
+                if read_size > 0:
+                    load_tile(source, tiles[t], widths, row, plane, box, volume)
+                if sum_size > 0:
+                    clear_tile(tiles[t], widths, row, plane, box, total)
+                sum0, sum1, sum2 = 0.0, 0.0, 0.0
+                for block in range(0, images.size, LISTED):
+                    count = 0
+                    for j in range(block, min(block + LISTED, images.size)):
+                        count += find_segments(
+                            steps[images[j]], tiles[t], offset, rows, j, segments[count:]
+                        )
+                    for s in range(count):
+                        if s + AHEAD < count:
+                            k, start, stop, sign, j = segments[s + AHEAD]
                             first = rows[k + radius, 0] + start
-                            q, d = (qx, qy, qz), (dx, dy, dz)
-                            p = process(arrays, j, i, first, stop - start, q, d, sign, box, unit)
-                            total = (total[0] + p[0], total[1] + p[1])
-                    sums[t, 0], sums[t, 1] = total
+                            ask(tables, j, images[j], first, stop - start)
+                        k, start, stop, sign, j = segments[s]
+                        a, b = steps[images[j], 0], steps[images[j], 1]
+                        shift = offset - (origin[0] << FRACTION_BITS)
+                        qx, dx = segment_start(a[0], b[0], k, start, sign, shift)
+                        shift = offset - (origin[1] << FRACTION_BITS)
+                        qy, dy = segment_start(a[1], b[1], k, start, sign, shift)
+                        shift = offset - (origin[2] << FRACTION_BITS)
+                        qz, dz = segment_start(a[2], b[2], k, start, sign, shift)
+                        part = process(
+                            volume,
+                            total,
+                            tables,
+                            j,
+                            images[j],
+                            rows[k + radius, 0] + start,
+                            stop - start,
+                            (qx, qy, qz),
+                            (dx, dy, dz),
+                            sign,
+                            row,
+                            plane,
+                            origin,
+                            unit,
+                        )
+                        sum0, sum1, sum2 = sum0 + part[0], sum1 + part[1], sum2 + part[2]
+                if sum_size > 0:
+                    store_tile(total, tiles[t], widths, row, plane, box, target, halos[t])
+                sums[t, 0], sums[t, 1], sums[t, 2] = sum0, sum1, sum2
+                t = take(counter)
+        for t in prange(shared):
+            add_halos(halos, tiles, neighbours, t, widths, box, target)
 
     return sweep
 
@@ -83,115 +170,144 @@ def make_sweep(process, offset):
 def make_kernels(window):
     """Make the kernels of one window of `fastcryo.kernels.cpu.windows`; they compile when called.
 
-    The ``arrays`` of each, with weights (n, samples) or (1, samples) = C^2 / sigma^2 and data
+    The ``tables`` of each, with weights (n, samples) or (1, samples) = C^2 / sigma^2 and data
     (n, samples) = C y / sigma^2, both halved at the origin; data of no rows stand for zeros:
 
-    forward : (volume, samples (m, samples))
-    adjoint : (samples (m, samples), volume)
-    gradient : (volume, weights, data, total); sums are c |s|^2 and Re(conj(d) s)
-    energy : (volume, weights, data); the same sums
-    diagonal : (weights, real volume), c w^2; gridding : the same, c w
+    forward : (samples (m, samples),), filled from the source
+    adjoint : (samples (m, samples),), added to the target
+    gradient : (weights, data), P^H (c P V - d) added to the target; sums are c |s|^2,
+        Re(conj(d) s) and, where there is a second volume, c |s'|^2 of that; data concern the first
+    energy : (weights, data); the same sums
+    diagonal : (weights,), c w^2 added to a real target; gridding : the same, c w
     """
     gather, scatter, scatter_power = window.gather, window.scatter, window.scatter_power
+    start, advance, conjugation = window.start, window.advance, window.conjugation
+    read, write, scale, subtract = window.read, window.write, window.scale, window.subtract
+    zero, accumulate, channel_sums = window.zero, window.accumulate, window.channel_sums
+    touch = window.touch
 
     @register
-    def slice_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+    def touch_run(array, line, first, count, step):
+        for j in range(first, first + count, step):
+            touch(array, line, j)
+
+    @register
+    def ask_samples(tables, batch, image, first, count):
+        """Ask for the samples of a run."""
+        touch_run(tables[0], batch, first, count, 8)
+
+    @register
+    def ask_weights(tables, batch, image, first, count):
+        """Ask for the weights of a run."""
+        if tables[0].shape[0] > 1:
+            touch_run(tables[0], image, first, count, 16)
+
+    @register
+    def ask_weights_and_data(tables, batch, image, first, count):
+        """Ask for weights and data of a run."""
+        if tables[0].shape[0] > 1:
+            touch_run(tables[0], image, first, count, 16)
+        if tables[1].shape[0] > 0:
+            touch_run(tables[1], image, first, count, 8)
+
+    @register
+    def ask_nothing(tables, batch, image, first, count):
+        """Ask for nothing: what is only written need not be near."""
+
+    @register
+    def slice_run(
+        volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+    ):
         """Read the volume."""
-        volume, samples = arrays
-        conjugate = type(unit)(sign)
-        qx, qy, qz = q
-        for h in range(count):
-            re, im = gather(volume, qx, qy, qz, box, unit)
-            samples[batch, first + h] = complex(re, conjugate * im)
-            qx += d[0]
-            qy += d[1]
-            qz += d[2]
-        return 0.0, 0.0
+        (samples,) = tables
+        position, step = start(*q), start(*d)
+        conjugate = conjugation(volume, sign, unit)
+        for j in range(first, first + count):
+            write(samples, batch, j, conjugate, gather(volume, position, row, plane, unit))
+            position = advance(position, step)
+        return 0.0, 0.0, 0.0
 
     @register
-    def project_back_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+    def project_back_run(
+        volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+    ):
         """Add samples to the volume."""
-        samples, volume = arrays
-        conjugate = type(unit)(sign)
-        qx, qy, qz = q
-        for h in range(count):
-            s = samples[batch, first + h]
-            scatter(volume, qx, qy, qz, box, unit, s.real, conjugate * s.imag)
-            qx += d[0]
-            qy += d[1]
-            qz += d[2]
-        return 0.0, 0.0
+        (samples,) = tables
+        position, step = start(*q), start(*d)
+        conjugate = conjugation(total, sign, unit)
+        for j in range(first, first + count):
+            scatter(total, position, row, plane, unit, read(samples, batch, j, conjugate))
+            position = advance(position, step)
+        return 0.0, 0.0, 0.0
 
     @register
-    def gradient_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+    def gradient_run(
+        volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+    ):
         """Add P^H (c P V - d) without storing the slice."""
-        volume, weights, data, total = arrays
-        conjugate = type(unit)(sign)
-        row = 0 if weights.shape[0] == 1 else image
+        weights, data = tables
+        line = 0 if weights.shape[0] == 1 else image
         with_data = data.shape[0] > 0
-        qx, qy, qz = q
-        square = 0.0
-        mixed = 0.0
-        for h in range(count):
-            re, im = gather(volume, qx, qy, qz, box, unit)
-            c = weights[row, first + h]
-            square += np.float64(c * (re * re + im * im))
-            r, s = c * re, c * im
+        position, step = start(*q), start(*d)
+        conjugate = conjugation(volume, sign, unit)
+        squares = mixed = zero(conjugate)
+        for j in range(first, first + count):
+            value = gather(volume, position, row, plane, unit)
+            scaled = scale(weights, line, j, value)
+            squares = accumulate(squares, scaled, value)
             if with_data:
-                y = data[image, first + h]
-                yi = conjugate * y.imag
-                mixed += np.float64(y.real * re + yi * im)
-                r -= y.real
-                s -= yi
-            scatter(total, qx, qy, qz, box, unit, r, s)
-            qx += d[0]
-            qy += d[1]
-            qz += d[2]
-        return square, mixed
+                y = read(data, image, j, conjugate)
+                mixed = accumulate(mixed, y, value)
+                scaled = subtract(scaled, y)
+            scatter(total, position, row, plane, unit, scaled)
+            position = advance(position, step)
+        square, other_square = channel_sums(squares)
+        return square, channel_sums(mixed)[0], other_square
 
     @register
-    def energy_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+    def energy_run(
+        volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+    ):
         """Sum as `gradient_run` does, and touch no second volume."""
-        volume, weights, data = arrays
-        conjugate = type(unit)(sign)
-        row = 0 if weights.shape[0] == 1 else image
+        weights, data = tables
+        line = 0 if weights.shape[0] == 1 else image
         with_data = data.shape[0] > 0
-        qx, qy, qz = q
-        square = 0.0
-        mixed = 0.0
-        for h in range(count):
-            re, im = gather(volume, qx, qy, qz, box, unit)
-            c = weights[row, first + h]
-            square += np.float64(c * (re * re + im * im))
+        position, step = start(*q), start(*d)
+        conjugate = conjugation(volume, sign, unit)
+        squares = mixed = zero(conjugate)
+        for j in range(first, first + count):
+            value = gather(volume, position, row, plane, unit)
+            squares = accumulate(squares, scale(weights, line, j, value), value)
             if with_data:
-                y = data[image, first + h]
-                mixed += np.float64(y.real * re + conjugate * y.imag * im)
-            qx += d[0]
-            qy += d[1]
-            qz += d[2]
-        return square, mixed
+                mixed = accumulate(mixed, read(data, image, j, conjugate), value)
+            position = advance(position, step)
+        square, other_square = channel_sums(squares)
+        return square, channel_sums(mixed)[0], other_square
 
     def make_power_run(squared):
         @register
-        def power_run(arrays, batch, image, first, count, q, d, sign, box, unit):
+        def power_run(
+            volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+        ):
             """Add c w^2 (squared) or c w."""
-            weights, volume = arrays
-            row = 0 if weights.shape[0] == 1 else image
+            (weights,) = tables
+            line = 0 if weights.shape[0] == 1 else image
             qx, qy, qz = q
-            for h in range(count):
-                scatter_power(volume, qx, qy, qz, box, unit, weights[row, first + h], squared)
+            for j in range(first, first + count):
+                scatter_power(total, qx, qy, qz, row, plane, unit, weights[line, j], squared)
                 qx += d[0]
                 qy += d[1]
                 qz += d[2]
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
 
         return power_run
 
     return SimpleNamespace(
-        forward=make_sweep(slice_run, window.offset),
-        adjoint=make_sweep(project_back_run, window.offset),
-        gradient=make_sweep(gradient_run, window.offset),
-        energy=make_sweep(energy_run, window.offset),
-        diagonal=make_sweep(make_power_run(True), window.offset),
-        gridding=make_sweep(make_power_run(False), window.offset),
+        pairs=window.pairs,
+        forward=make_sweep(slice_run, ask_nothing, window.offset),
+        adjoint=make_sweep(project_back_run, ask_samples, window.offset),
+        gradient=make_sweep(gradient_run, ask_weights_and_data, window.offset),
+        energy=make_sweep(energy_run, ask_weights_and_data, window.offset),
+        diagonal=make_sweep(make_power_run(True), ask_weights, window.offset),
+        gridding=make_sweep(make_power_run(False), ask_weights, window.offset),
     )

@@ -16,8 +16,6 @@ z = 0. What the mirrored samples add to that plane is the mirror of what these a
 plane z = 0 needs its own mirror added once, as the adjoint's does.
 """
 
-import math
-
 import numpy as np
 from llvmlite import ir
 from numba import config, prange
@@ -36,21 +34,11 @@ PAIRS = 5
 BLOCK_ROWS = 8
 PAIR_Y = (0, 1, -1, 0, 1)
 PAIR_Z = (0, 0, 1, 1, 1)
-# Corners of cells within the ball lie less than this outside it.
-REACH = math.sqrt(3)
 
 
 def stencil_shape(radius):
     """Return the shape of the stencil of a ball of radius R."""
     return radius + 1, 2 * radius + 1, PAIRS, 3 * (2 * radius + 3)
-
-
-def row_widths(radius):
-    """Return the largest |x| of every row (z, y), (R + 1, 2 R + 1) int64; -1 for none."""
-    z, y = np.ogrid[: radius + 1, -radius : radius + 1]
-    left = (radius + REACH) ** 2 - z**2 - y**2
-    widths = np.floor(np.sqrt(np.maximum(left, 0))).astype(np.int64)
-    return np.where(left < 0, -1, np.minimum(widths, radius))
 
 
 @register
@@ -128,20 +116,30 @@ def scatter_pairs(stencil, qx, qy, qz, radius, unit, c):
 
 
 @register
-def add_pairs_run(arrays, batch, image, first, count, q, d, sign, box, unit):
-    """Add c w w^T of a run of samples; arrays: weights, flat stencil, R."""
-    weights, stencil, radius = arrays
-    row = weights[0 if weights.shape[0] == 1 else image]
+def add_pairs_run(
+    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+):
+    """Add c w w^T of a run of samples; tables: weights, flat stencil, R."""
+    weights, stencil, radius = tables
+    line = weights[0 if weights.shape[0] == 1 else image]
     qx, qy, qz = q
-    for h in range(count):
-        scatter_pairs(stencil, qx, qy, qz, radius, unit, row[first + h])
+    qx += origin[0] << FRACTION_BITS
+    qy += origin[1] << FRACTION_BITS
+    qz += origin[2] << FRACTION_BITS
+    for j in range(first, first + count):
+        scatter_pairs(stencil, qx, qy, qz, radius, unit, line[j])
         qx += d[0]
         qy += d[1]
         qz += d[2]
-    return 0.0, 0.0
+    return 0.0, 0.0, 0.0
 
 
-assemble = make_sweep(add_pairs_run, 0)
+@register
+def ask_nothing(tables, batch, image, first, count):
+    """Ask for nothing: the stencil costs more than the weights."""
+
+
+assemble = make_sweep(add_pairs_run, ask_nothing, 0)
 
 
 @parallel
@@ -208,7 +206,7 @@ def multiply(stencil, real, imaginary, widths, box, threads, out):
     real, imaginary : flat float
         From `split_parts`; their precision is that of the sums.
     widths : (R + 1, 2 R + 1) int64
-        `row_widths`.
+        `fastcryo.kernels.layout.row_widths`.
     box, threads : int
     out : flat half grid, complex, modified in place
         Rows that no sample reaches are left as they are.
