@@ -1,0 +1,11 @@
+"""The experiments of Toader, Brubaker & Lederman (2025): ``python -m bench.paper --help``.
+
+Run it from the root of the repository. Every experiment is a module with
+
+``TITLE`` : what it shows;
+``SIZES`` : its settings, a frozen dataclass for each of quick, laptop and full;
+``measure(settings, say)`` : its numbers, a dict that JSON can hold;
+``table(results)`` : header and rows of the CSV;
+``draw(figure, results)`` : the picture;
+``markdown(record)`` : its section of docs/paper.md.
+"""
