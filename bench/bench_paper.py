@@ -157,11 +157,22 @@ def test_report_fills_the_document_and_can_be_repeated(out, checkout):
     assert document.read_text() == first
 
 
-def test_report_of_an_empty_folder_is_one_sentence(checkout, tmp_path):
-    done = call(checkout, "report", tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "{folder}"], "holds no records"),
+        (["report", "{folder}/bad"], "is no record"),
+        (["e1", "--size", "quick", "--out", "{folder}/bad/e1_quick.json"], "choose another one"),
+        (["report", "{out}", "--into", "{folder}/bad/e1_quick.json"], "has no <!-- e1 -->"),
+    ],
+)
+def test_bad_input_is_one_sentence(checkout, out, tmp_path, arguments, message):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "e1_quick.json").write_text("no JSON")
+    done = call(checkout, *(a.format(folder=tmp_path, out=out) for a in arguments))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "holds no records" in done.stderr
+    assert message in done.stderr
 
 
 def test_real_views_are_used_where_they_are_at_hand(tmp_path):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bench.paper.tables import markdown_table, number, plot_values
 from bench.paper.views import LENGTH, Say, load_views, metadata_problem
 from fastcryo.conditioning import condition_number_by_radius
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "E1: condition number of a data set by radius, nearest voxel"
 FIGURE = (7, 5)
@@ -60,7 +64,7 @@ def table(results: dict) -> list[list]:
     return [names, *zip(*(results[name] for name in names), strict=True)]
 
 
-def draw(figure, results: dict) -> None:
+def draw(figure: Figure, results: dict) -> None:
     """Draw the curves, logarithmic, over the radius in Fourier pixels and in angstrom."""
     axes = figure.subplots()
     for name, label, style in CURVES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from bench.paper.tables import markdown_table, number
 from bench.paper.views import REGULARIZATION, Say
 from fastcryo.conditioning import lower_bound
 from fastcryo.rotations import random_rotations
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "E2: condition number of uniform orientations over box sizes, nearest voxel"
 FIGURE = (7, 5)
@@ -90,7 +94,7 @@ def table(results: dict) -> list[list]:
     ]
 
 
-def draw(figure, results: dict) -> None:
+def draw(figure: Figure, results: dict) -> None:
     """Draw mean, standard deviation and extremes of the draws over the bound."""
     axes = figure.subplots()
     radius, mean = np.array(results["radius"]), np.array(results["mean"])
@@ -99,10 +103,9 @@ def draw(figure, results: dict) -> None:
         radius, draws.min(axis=1), draws.max(axis=1), color="C0", alpha=0.2, lw=0, label="extremes"
     )
     low = np.minimum(results["deviation"], mean - results["bound"])
-    axes.errorbar(
-        *(radius, mean, [low, results["deviation"]]),
-        **{"fmt": "o-", "ms": 4, "capsize": 3, "label": "mean ± standard deviation"},
-    )
+    label = "mean ± standard deviation"
+    bars = [low, results["deviation"]]
+    axes.errorbar(radius, mean, bars, fmt="o-", ms=4, capsize=3, label=label)
     axes.plot(radius, results["bound"], "k--", label="bound (n + λ) / (n p + λ)")
     axes.set_yscale("log")
     axes.set_xlabel("radius R (Fourier pixels)")

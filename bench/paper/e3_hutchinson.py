@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from fastcryo.preconditioner import (
     probe,
     rademacher,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "E3: error of the estimated diagonal of H by epoch"
 FIGURE = (11, 4.8)
@@ -121,7 +125,7 @@ def table(results: dict) -> list[list]:
     ]
 
 
-def draw(figure, results: dict) -> None:
+def draw(figure: Figure, results: dict) -> None:
     """Draw the errors, logarithmic, and the share of voxels that the threshold lifts."""
     left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
     epochs = np.arange(1, len(results["mean"]) + 1) / results["per_epoch"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ import fastcryo as fc
 from bench.paper.runs import DEFAULT, SIZES, Settings, cost, prepare, run_variants
 from bench.paper.tables import markdown_table, number
 from bench.paper.views import Say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["FIGURE", "SIZES", "TITLE", "draw", "markdown", "measure", "table"]
 
@@ -86,7 +90,7 @@ def table(results: dict) -> list[list]:
     return [header, *rows]
 
 
-def draw(figure, results: dict) -> None:
+def draw(figure: Figure, results: dict) -> None:
     """Draw loss, relative excess, and steps."""
     left, middle, right = figure.subplots(1, 3)
     for i, (name, variant) in enumerate(results["variants"].items()):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from bench.paper.runs import SIZES, Settings, cost, prepare, run_variants
 from bench.paper.tables import markdown_table, plot_values
 from bench.paper.views import LENGTH, Say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["FIGURE", "SIZES", "TITLE", "draw", "markdown", "measure", "table"]
 
@@ -48,7 +53,7 @@ def table(results: dict) -> list[list]:
     return rows
 
 
-def draw(figure, results: dict) -> None:
+def draw(figure: Figure, results: dict) -> None:
     """Draw a heat map per variant, and below them the epochs to both thresholds."""
     named, shells = results["variants"], results["shell"]
     maps, lines = figure.subfigures(2, 1)
@@ -104,4 +109,4 @@ def markdown(record: dict) -> str:
         rows.append([name, *values, *reached, first, str(max(slowest)) if slowest else "–"])
     header = ["FSC after the last epoch"] + [f"shell {place}" for place in places]
     header += [f"shells at {limit}" for limit in THRESHOLDS]
-    return markdown_table([*header, "at 0.9 after 1 epoch", "epochs to the last"], rows)
+    return markdown_table([*header, "of these after 1 epoch", "the last after"], rows)

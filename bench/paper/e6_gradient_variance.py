@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,9 @@ from bench.paper.tables import markdown_table, number
 from bench.paper.views import Say
 from fastcryo.conditioning import gradient_variance_by_shell
 from fastcryo.preconditioner import named_diagonal, thresholded_inverse
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["FIGURE", "SIZES", "TITLE", "draw", "markdown", "measure", "table"]
 
@@ -86,7 +90,7 @@ def table(results: dict) -> list[list]:
     return [["shell", *header], *zip(results["shell"], *columns, strict=True)]
 
 
-def draw(figure, results: dict) -> None:
+def draw(figure: Figure, results: dict) -> None:
     """Draw every curve over its mean, so that shapes can be compared."""
     found = curves(results)
     panels = figure.subplots(1, len(found))

@@ -15,6 +15,7 @@ import numpy as np
 
 import fastcryo as fc
 from bench.paper.views import Say
+from fastcryo.errors import InputError
 from fastcryo.io.atomic import replacing
 from fastcryo.plots import new_figure, save_figure
 from fastcryo.threads import thread_count
@@ -40,8 +41,18 @@ def run(name: str, experiment: ModuleType, size: str, folder: Path, say: Say) ->
     -------
     dict
         What the JSON file holds.
+
+    Raises
+    ------
+    InputError
+        A folder that cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made a folder ({error.strerror}), choose another one with --out"
+        ) from error
     settings = experiment.SIZES[size]
     results, seconds = experiment.measure(settings, say)
     record = {
@@ -68,11 +79,22 @@ def run(name: str, experiment: ModuleType, size: str, folder: Path, say: Say) ->
 
 
 def read(folder: Path) -> dict[str, dict[str, dict]]:
-    """Read all records of a folder: by experiment, then by size."""
+    """Read all records of a folder: by experiment, then by size.
+
+    Raises
+    ------
+    InputError
+        A file of such a name that is no JSON.
+    """
     found: dict[str, dict[str, dict]] = {}
     for size in SIZES:
         for path in sorted(folder.glob(f"e?_{size}.json")):
-            record = json.loads(path.read_text())
+            try:
+                record = json.loads(path.read_text())
+            except ValueError as error:
+                raise InputError(
+                    f"{path}: is no record ({error}), run its experiment again"
+                ) from error
             found.setdefault(record["experiment"], {})[size] = record
     return found
 

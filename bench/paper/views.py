@@ -22,6 +22,8 @@ REGULARIZATION = 1e-8
 # The built-in phantom, as wide as a large ribosomal subunit.
 DIAMETER = 250.0
 SCALE_SAMPLE = 500
+# What an experiment reports its progress to.
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,9 @@ def load_views(count: int, seed: int = 0) -> Views:
     return Views(rotations, shifts.astype(np.float64), ctf, f"{len(chosen)} views of EMPIAR-10076")
 
 
-def metadata_problem(views: Views, box: int, interpolation: str = "trilinear"):
+def metadata_problem(
+    views: Views, box: int, interpolation: str = "trilinear"
+) -> fc.KnownPoseProblem:
     """Return the paper's objective of some views without images, at a box of `box` pixels."""
     return fc.KnownPoseProblem.from_arrays(
         None,
@@ -126,6 +130,3 @@ def _projections(
         ctf=views.ctf.select(chosen),
         shifts=views.shifts[chosen],
     )
-
-
-Say = Callable[[str], None]
