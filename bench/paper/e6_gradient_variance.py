@@ -24,6 +24,8 @@ FIGURE = (14, 4.8)
 BATCHES = 30
 PRECONDITIONERS = {"none": None, "exact": "exact", "gridding": "gridding"}
 LABELS = {"none": "∇f", "exact": "∇f / diag H", "gridding": "∇f / ρ"}
+STYLES = {"none": "C0-", "exact": "C1-", "gridding": "C2--"}
+TICKS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10]
 PLACES = {"start": "variance at V = 0", "minimiser": "variance at the minimiser"}
 PROGRESS = "progress of a step from V = 0"
 
@@ -97,11 +99,15 @@ def draw(figure: Figure, results: dict) -> None:
     for axes, (title, named) in zip(panels, found.items(), strict=True):
         for name, label in LABELS.items():
             values = np.array(named[name])
-            axes.semilogy(results["shell"], values / values.mean(), label=label)
+            axes.semilogy(results["shell"], values / values.mean(), STYLES[name], label=label)
+        limits = axes.get_ylim()
+        axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+        axes.minorticks_off()
+        axes.set_ylim(limits)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("shell")
         axes.set_ylabel("over the mean of all shells")
-        axes.grid(alpha=0.3, which="both")
+        axes.grid(alpha=0.3)
     panels[0].legend(frameon=False)
 
 
