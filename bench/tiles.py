@@ -14,8 +14,12 @@ from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import slicing, windows
 from fastcryo.rotations import random_rotations
 
-SHAPES = {"whole": (1000, 1000), "8 x 16": (8, 16), "16 x 32": (16, 32), "32 x 32": (32, 32)}
-CODES = {"plain": windows.TRILINEAR_PLAIN, "vectors": windows.TRILINEAR_VECTORS}
+SHAPES = {"whole": (1000, 1000), "8 x 16": (8, 16), "16 x 24": (16, 24), "16 x 32": (16, 32)}
+CODES = {
+    "plain": (windows.TRILINEAR_PLAIN, 1),
+    "vectors": (windows.TRILINEAR_VECTORS, 1),
+    "vectors, and a product": (windows.TRILINEAR_VECTORS, 2),
+}
 
 
 def make_runs(box, count):
@@ -26,17 +30,17 @@ def make_runs(box, count):
     samples = int(rows[-1, 0] + rows[-1, 2])
     steps = layout.fixed_point_steps(random_rotations(count, rng))
     volume = grid.from_real(rng.standard_normal((box,) * 3, dtype=np.float32)).reshape(-1)
-    total = np.zeros_like(volume)
+    other, total, product = -volume, np.zeros_like(volume), np.zeros_like(volume)
     weights = rng.random((count, samples), dtype=np.float32)
     data = np.zeros((count, samples), np.complex64)
     runs = {}
-    for code, window in CODES.items():
+    for code, (window, volumes) in CODES.items():
         kernel = slicing.make_kernels(window).gradient
         for shape, size in SHAPES.items():
             tiles, neighbours = layout.disc_tiles(grid.radius, *size)
             arguments = (
-                (volume,),
-                (total,),
+                (volume, other)[:volumes],
+                (total, product)[:volumes],
                 (weights, data),
                 np.arange(count),
                 steps,
