@@ -15,6 +15,7 @@ from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, stencil, vectors
 from fastcryo.operators import PRECISIONS
+from fastcryo.rows import blocks
 from fastcryo.threads import thread_count
 
 if TYPE_CHECKING:
@@ -285,17 +286,19 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
         return NormalOperator(problem, None, problem.hessian_diagonal())
     entries = np.zeros(stencil.stencil_shape(grid.radius), operator.real_dtype)
     tiles, colours = layout.disc_tiles(grid.radius, *TILE_SHAPE)
-    stencil.assemble(
-        (problem.weights, entries.reshape(-1), grid.radius),
-        problem.members,
-        problem.steps,
-        operator.rows,
-        tiles,
-        colours,
-        grid.box,
-        PRECISIONS[operator.real_dtype.name][1],
-        thread_count(),
-        np.empty((len(tiles), 2)),
-    )
+    arrays = (problem.weights, entries.reshape(-1), grid.radius)
+    for part, images, steps in blocks(arrays, problem.members, problem.steps, operator.samples):
+        stencil.assemble(
+            part,
+            images,
+            steps,
+            operator.rows,
+            tiles,
+            colours,
+            grid.box,
+            PRECISIONS[operator.real_dtype.name][1],
+            thread_count(),
+            np.empty((len(tiles), 2)),
+        )
     stencil.separate(entries, entries.dtype.type(1 / len(problem)))
     return NormalOperator(problem, entries, None)

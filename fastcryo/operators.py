@@ -10,6 +10,7 @@ from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, slicing, windows
 from fastcryo.rotations import orthonormal_rotations
+from fastcryo.rows import StoredRows, blocks
 from fastcryo.threads import thread_count
 
 KERNELS = {
@@ -156,8 +157,8 @@ class SliceOperator:
         volume: NDArray,
         steps: NDArray,
         images: NDArray,
-        weights: NDArray,
-        data: NDArray,
+        weights: NDArray | StoredRows,
+        data: NDArray | StoredRows,
     ) -> tuple[NDArray, float, float]:
         """Sum P^H (c P V - d) over images, in one pass that stores no slice.
 
@@ -204,22 +205,27 @@ class SliceOperator:
     def _sweep(
         self, name: str, arrays: tuple[NDArray, ...], images: NDArray, steps: NDArray
     ) -> tuple[float, float]:
-        """Run a kernel on its arrays; returns its two sums."""
+        """Run a kernel on its arrays, block by block; returns its two sums."""
         reads_only = name in ("forward", "energy")
-        sums = np.zeros((len(self._tiles), 2))
-        getattr(self._kernels, name)(
-            arrays,
-            images,
-            steps,
-            self.rows,
-            self._tiles,
-            np.array([0, len(self._tiles)]) if reads_only else self._colours,
-            self.grid.box,
-            self._unit,
-            thread_count(),
-            sums,
-        )
-        square, mixed = sums.sum(axis=0)
+        total = np.zeros(2)
+        whole = name in ("forward", "adjoint")  # their samples belong to the batch, not to the set
+        parts = [(arrays, images, steps)] if whole else blocks(arrays, images, steps, self.samples)
+        for part, members, views in parts:
+            sums = np.zeros((len(self._tiles), 2))
+            getattr(self._kernels, name)(
+                part,
+                members,
+                views,
+                self.rows,
+                self._tiles,
+                np.array([0, len(self._tiles)]) if reads_only else self._colours,
+                self.grid.box,
+                self._unit,
+                thread_count(),
+                sums,
+            )
+            total += sums.sum(axis=0)
+        square, mixed = total
         return float(square), float(mixed)
 
     def _add_mirror(self, out: NDArray) -> NDArray:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.kernels import layout
-from fastcryo.kernels.cpu import prepare
+from fastcryo.normal import available_memory
 from fastcryo.operators import SliceOperator
+from fastcryo.packing import Packer, Progress, Read, stream
 from fastcryo.rotations import orthonormal_rotations
-from fastcryo.threads import thread_count
 
-BLOCK_BYTES = 16 * 2**20
+if TYPE_CHECKING:
+    from fastcryo.prepared import Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,26 +102,38 @@ def damping_of(operator: SliceOperator, regularization: ArrayLike) -> NDArray:
 def prepare_data(
     operator: SliceOperator,
     setup: ImageSet,
-    read: Callable[[slice], NDArray] | None,
+    read: Read | None,
     noise_std: ArrayLike,
     regularization: ArrayLike,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None = None,
+    order: NDArray[np.int64] | None = None,
+    store: Store | None = None,
 ) -> dict:
-    """Read, transform, crop and pack all images, in blocks of bounded memory.
+    """Read, transform, crop and pack all images in one pass, see `fastcryo.packing`.
 
     Parameters
     ----------
     operator : SliceOperator
     setup : ImageSet
     read : callable or None
-        From a slice of the set to its images; None: metadata only.
+        From indices of images to their pixels, (m, M, M), real, in the precision of the operator
+        and finite; called by several threads. None: metadata only.
     noise_std, regularization, progress
         See `fastcryo.problem.KnownPoseProblem`.
+    order : ndarray of int64, optional
+        All images in the order in which to read them.
+    store : Store, optional
+        Where on disk the prepared images are kept, or already are; in memory unless given.
 
     Returns
     -------
     dict
         The fields of `fastcryo.problem.KnownPoseProblem`.
+
+    Raises
+    ------
+    InputError
+        Arguments that cannot be used, or more data than memory.
     """
     radius, count = operator.grid.radius, len(setup.rotations)
     sigma = by_shell("noise_std", noise_std, radius)
@@ -131,33 +143,13 @@ def prepare_data(
     shells = np.rint(np.hypot(h, k)).astype(np.int64)
     inverse_variance = 1 / (np.full(radius + 1, sigma) if sigma.ndim == 0 else sigma)[shells] ** 2
     inverse_variance[operator.origin] /= 2
-    ctf = setup.ctf_coefficients()
-    rows = operator.rows
-
-    if len(ctf):
-        weights = np.empty((count, operator.samples), operator.real_dtype)
-        prepare.prepare_weights(rows, ctf, setup.length, inverse_variance, weights)
+    shifts, ctf = setup.shifts / setup.pixel_size, setup.ctf_coefficients()
+    packer = Packer(operator, setup.length, shifts, ctf, inverse_variance)
+    order = np.arange(count) if order is None else order
+    if store is None:
+        weights, data, energies = in_memory(packer, count, setup.side, read, order, progress)
     else:
-        weights = inverse_variance[None].astype(operator.real_dtype)
-
-    data = np.empty((0 if read is None else count, operator.samples), operator.dtype)
-    energies = np.zeros(count)
-    shifts = setup.shifts / setup.pixel_size
-    for block in blocks(0 if read is None else count, setup.side):
-        images = read(block).astype(operator.real_dtype, copy=False)
-        transforms = scipy.fft.rfft2(images, workers=thread_count())
-        prepare.prepare_images(
-            transforms,
-            shifts[block],
-            rows,
-            ctf[block],
-            setup.length,
-            inverse_variance,
-            data[block],
-            energies[block],
-        )
-        if progress is not None:
-            progress(block.stop, count)
+        weights, data, energies = store.prepared(packer, sigma, setup.side, read, order, progress)
     return dict(
         operator=operator,
         pixel_size=setup.pixel_size,
@@ -172,15 +164,56 @@ def prepare_data(
     )
 
 
-def blocks(count: int, side: int) -> Iterator[slice]:
-    """Cut the images into blocks whose transforms take bounded memory."""
-    length = max(1, BLOCK_BYTES // (8 * side * side))
-    for start in range(0, count, length):
-        yield slice(start, min(start + length, count))
+def in_memory(
+    packer: Packer,
+    count: int,
+    side: int,
+    read: Read | None,
+    order: NDArray[np.int64],
+    progress: Progress | None,
+) -> tuple[NDArray, NDArray, NDArray[np.float64]]:
+    """Return weights, data and energies of all images in memory; arguments as in `stream`."""
+    operator, with_ctf = packer.operator, len(packer.ctf) > 0
+    check_memory(operator, count, with_ctf, read is not None)
+    data = np.empty((0 if read is None else count, operator.samples), operator.dtype)
+    energies = np.zeros(count)
+    if with_ctf:
+        weights = np.empty((count, operator.samples), operator.real_dtype)
+    else:
+        weights = packer.common_weights()
+    if read is not None:
+
+        def keep(members: NDArray[np.int64], images: NDArray) -> None:
+            packer.pack(images, members, members, weights, data, energies)
+
+        stream(read, order, side, keep, progress)
+    elif with_ctf:
+        packer.fill_weights(weights)
+    return weights, data, energies
 
 
-def finite(images: NDArray, first: int) -> NDArray:
-    """Return images if all their pixels are finite numbers."""
+def packed_bytes(operator: SliceOperator, with_ctf: bool, with_data: bool = True) -> int:
+    """Return the bytes of the weights and data of one image in memory."""
+    per_sample = operator.real_dtype.itemsize * (with_ctf + 2 * with_data)
+    return operator.samples * per_sample
+
+
+def check_memory(operator: SliceOperator, count: int, with_ctf: bool, with_data: bool) -> None:
+    """Refuse more prepared images than there is memory for."""
+    needed = count * packed_bytes(operator, with_ctf, with_data)
+    free = available_memory()
+    if free is not None and needed > free:
+        raise InputError(
+            f"memory: {needed / 2**30:.3g} GiB are needed for {count} prepared images of box "
+            f"{operator.grid.box}, {free / 2**30:.3g} GiB are free, crop the images (--box) or "
+            "keep them on disk (--prepared DIR)"
+        )
+
+
+def finite(images: NDArray, dtype: np.dtype, first: int) -> NDArray:
+    """Return images in a precision if all their pixels are finite numbers in it."""
+    with np.errstate(over="ignore"):
+        images = np.ascontiguousarray(images, dtype)
     bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2)))
     if len(bad):
         raise InputError(
