@@ -14,6 +14,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from fastcryo.errors import InputError
 from fastcryo.kernels.cpu import prepare
 from fastcryo.operators import SliceOperator
 from fastcryo.threads import in_threads
@@ -26,9 +27,33 @@ REPORTS = 500
 WORTH_CUTTING = 0.1
 
 
-Read = Callable[[NDArray[np.int64]], NDArray]
-Keep = Callable[[NDArray[np.int64], NDArray], None]
-Progress = Callable[[int, int], None]
+Keep = Callable[[NDArray[np.int64], NDArray], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where the pixels of a set of images come from.
+
+    Attributes
+    ----------
+    side : int
+        M.
+    order : ndarray of int64
+        All images, in the order in which to read them.
+    read : callable
+        From indices of images to their pixels, (m, M, M), in the precision of the problem, finite
+        or not; called by several threads.
+    refuse : callable
+        Raises an InputError that names those of some images that are not finite.
+    progress : callable or None
+        Called with (images done, images in all).
+    """
+
+    side: int
+    order: NDArray[np.int64]
+    read: Callable[[NDArray[np.int64]], NDArray]
+    refuse: Callable[[NDArray[np.int64]], None]
+    progress: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +87,7 @@ class Packer:
         places: NDArray[np.int64],
         weights: NDArray,
         data: NDArray,
-        energies: NDArray[np.float64],
-    ) -> None:
+    ) -> NDArray[np.float64]:
         """Fill rows of weights and data with some images, on one thread.
 
         Parameters
@@ -74,10 +98,16 @@ class Packer:
             Which of the n they are.
         places : ndarray, shape (m,), int64
             Their rows in the arrays to fill.
-        weights, data, energies : ndarray, modified in place
+        weights, data : ndarray, modified in place
             As in `fastcryo.problem.KnownPoseProblem`; without CTF the weights are left alone.
+
+        Returns
+        -------
+        ndarray, shape (m,)
+            Energies: 1/2 sum |y|^2 / sigma^2 of every image; not finite if a pixel is not.
         """
         real = self.operator.real_dtype
+        energies = np.empty(len(images))
         prepare.pack_images(
             half_transforms(images, self.operator.grid.radius).view(real),
             places,
@@ -90,6 +120,7 @@ class Packer:
             data.view(real),
             energies,
         )
+        return energies
 
     def common_weights(self) -> NDArray:
         """Return the one row of weights that serves all images without CTF."""
@@ -123,37 +154,45 @@ def half_transforms(images: NDArray, radius: int) -> NDArray:
     return scipy.fft.fft(transforms, axis=1, workers=1, overwrite_x=True)
 
 
-def stream(
-    read: Read, order: NDArray[np.int64], side: int, keep: Keep, progress: Progress | None
-) -> None:
+def stream(source: Source, keep: Keep) -> NDArray[np.float64]:
     """Read all images, and hand them on a few at a time.
 
     Parameters
     ----------
-    read : callable
-        From indices of images to their pixels, (m, M, M); called by several threads.
-    order : ndarray of int64
-        All images, in the order in which to read them.
-    side : int
-        M.
+    source : Source
     keep : callable
-        Takes (indices, images), a few at a time; called by several threads.
-    progress : callable or None
-        Called with (images done, images in all).
+        Takes (indices, images) and returns their energies; called by several threads.
+
+    Returns
+    -------
+    ndarray, shape (n,), float64
+        Energies of all images.
+
+    Raises
+    ------
+    InputError
+        Images with NaN or infinite pixels.
     """
-    count, told = len(order), 0
+    count, pixels, told = len(source.order), source.side**2, 0
+    energies = np.zeros(count)
 
     def work(block: slice) -> None:
-        members = order[block]
-        images = read(members)
-        for part in pieces(len(members), CACHE_BYTES // (8 * side**2)):
-            keep(members[part], images[part])
+        members = source.order[block]
+        images = source.read(members)
+        parts = pieces(len(members), CACHE_BYTES // (8 * pixels))
+        found = np.concatenate([keep(members[part], images[part]) for part in parts])
+        # A sum over all pixels finds what a look at each of them would, at no cost.
+        if not np.isfinite(found).all():
+            source.refuse(members)
+            raise InputError("images: pixels are too large, normalise them")
+        energies[members] = found
 
-    for block, _ in in_threads(work, pieces(count, BLOCK_BYTES // (8 * side**2))):
+    for block, _ in in_threads(work, pieces(count, BLOCK_BYTES // (8 * pixels))):
         due = block.stop == count or block.stop - told >= count / REPORTS
-        if progress is not None and due:
+        if source.progress is not None and due:
             told = block.stop
-            progress(told, count)
+            source.progress(told, count)
+    return energies
 
 
 def pieces(count: int, length: int) -> Iterator[slice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from fastcryo.errors import InputError
 from fastcryo.kernels import layout
 from fastcryo.normal import available_memory
 from fastcryo.operators import SliceOperator
-from fastcryo.packing import Packer, Progress, Read, stream
+from fastcryo.packing import Packer, Source, stream
 from fastcryo.rotations import orthonormal_rotations
 
 if TYPE_CHECKING:
+    from fastcryo.particles import Particles
     from fastcryo.prepared import Store
 
 
@@ -102,11 +104,9 @@ def damping_of(operator: SliceOperator, regularization: ArrayLike) -> NDArray:
 def prepare_data(
     operator: SliceOperator,
     setup: ImageSet,
-    read: Read | None,
+    source: Source | None,
     noise_std: ArrayLike,
     regularization: ArrayLike,
-    progress: Progress | None = None,
-    order: NDArray[np.int64] | None = None,
     store: Store | None = None,
 ) -> dict:
     """Read, transform, crop and pack all images in one pass, see `fastcryo.packing`.
@@ -115,13 +115,10 @@ def prepare_data(
     ----------
     operator : SliceOperator
     setup : ImageSet
-    read : callable or None
-        From indices of images to their pixels, (m, M, M), real, in the precision of the operator
-        and finite; called by several threads. None: metadata only.
-    noise_std, regularization, progress
+    source : Source or None
+        None: metadata only.
+    noise_std, regularization
         See `fastcryo.problem.KnownPoseProblem`.
-    order : ndarray of int64, optional
-        All images in the order in which to read them.
     store : Store, optional
         Where on disk the prepared images are kept, or already are; in memory unless given.
 
@@ -145,11 +142,10 @@ def prepare_data(
     inverse_variance[operator.origin] /= 2
     shifts, ctf = setup.shifts / setup.pixel_size, setup.ctf_coefficients()
     packer = Packer(operator, setup.length, shifts, ctf, inverse_variance)
-    order = np.arange(count) if order is None else order
     if store is None:
-        weights, data, energies = in_memory(packer, count, setup.side, read, order, progress)
+        weights, data, energies = in_memory(packer, count, source)
     else:
-        weights, data, energies = store.prepared(packer, sigma, setup.side, read, order, progress)
+        weights, data, energies = store.prepared(packer, sigma, source)
     return dict(
         operator=operator,
         pixel_size=setup.pixel_size,
@@ -165,31 +161,25 @@ def prepare_data(
 
 
 def in_memory(
-    packer: Packer,
-    count: int,
-    side: int,
-    read: Read | None,
-    order: NDArray[np.int64],
-    progress: Progress | None,
+    packer: Packer, count: int, source: Source | None
 ) -> tuple[NDArray, NDArray, NDArray[np.float64]]:
-    """Return weights, data and energies of all images in memory; arguments as in `stream`."""
+    """Return weights, data and energies of all images, in memory."""
     operator, with_ctf = packer.operator, len(packer.ctf) > 0
-    check_memory(operator, count, with_ctf, read is not None)
-    data = np.empty((0 if read is None else count, operator.samples), operator.dtype)
-    energies = np.zeros(count)
+    check_memory(operator, count, with_ctf, source is not None)
+    data = np.empty((0 if source is None else count, operator.samples), operator.dtype)
     if with_ctf:
         weights = np.empty((count, operator.samples), operator.real_dtype)
     else:
         weights = packer.common_weights()
-    if read is not None:
+    if source is None:
+        if with_ctf:
+            packer.fill_weights(weights)
+        return weights, data, np.zeros(count)
 
-        def keep(members: NDArray[np.int64], images: NDArray) -> None:
-            packer.pack(images, members, members, weights, data, energies)
+    def keep(members: NDArray[np.int64], images: NDArray) -> NDArray[np.float64]:
+        return packer.pack(images, members, members, weights, data)
 
-        stream(read, order, side, keep, progress)
-    elif with_ctf:
-        packer.fill_weights(weights)
-    return weights, data, energies
+    return weights, data, stream(source, keep)
 
 
 def packed_bytes(operator: SliceOperator, with_ctf: bool, with_data: bool = True) -> int:
@@ -210,14 +200,34 @@ def check_memory(operator: SliceOperator, count: int, with_ctf: bool, with_data:
         )
 
 
-def finite(images: NDArray, dtype: np.dtype, first: int) -> NDArray:
-    """Return images in a precision if all their pixels are finite numbers in it."""
-    with np.errstate(over="ignore"):
-        images = np.ascontiguousarray(images, dtype)
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2)))
-    if len(bad):
-        raise InputError(
-            f"images: {len(bad)} contain NaN or infinity, the first is image {first + bad[0]} "
-            "(from 0); leave them out"
-        )
-    return images
+def source_of_array(images: NDArray, dtype: np.dtype) -> Source:
+    """Return the source of the images of an array (n, M, M), real, in a precision."""
+
+    def read(members: NDArray[np.int64]) -> NDArray:
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(images[members[0] : members[-1] + 1], dtype)
+
+    def refuse(members: NDArray[np.int64]) -> None:
+        bad = members[~np.isfinite(read(members)).all(axis=(1, 2))]
+        if len(bad):
+            raise InputError(
+                f"images: {len(bad)} contain NaN or infinity, the first is image {bad[0]} "
+                "(from 0); leave them out"
+            )
+
+    return Source(images.shape[1], np.arange(len(images)), read, refuse)
+
+
+def source_of_particles(
+    particles: Particles,
+    dtype: np.dtype,
+    invert: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Source:
+    """Return the source of the images of particles, in the order in which they lie on disk."""
+
+    def read(members: NDArray[np.int64]) -> NDArray:
+        images = particles.images(members, check_finite=False).astype(dtype, copy=False)
+        return np.negative(images, out=images) if invert else images
+
+    return Source(particles.box, particles.reading_order(), read, particles.images, progress)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from fastcryo._version import __version__
 from fastcryo.errors import InputError
 from fastcryo.io.atomic import replacing_folder
-from fastcryo.packing import Packer, Progress, Read, stream
+from fastcryo.packing import Packer, Source, stream
 from fastcryo.rows import StoredRows
 from fastcryo.storage import STORAGES, RowFile, Storage
 
@@ -112,10 +112,7 @@ class Store:
         self,
         packer: Packer,
         sigma: NDArray[np.float64],
-        side: int,
-        read: Read | None,
-        order: NDArray[np.int64],
-        progress: Progress | None,
+        source: Source | None,
     ) -> tuple[NDArray | StoredRows, StoredRows, NDArray[np.float64]]:
         """Return weights, data and energies: those of an earlier run, else written now.
 
@@ -123,8 +120,7 @@ class Store:
         ----------
         packer : Packer
         sigma : ndarray, one number or one per shell
-        side, read, order, progress
-            See `fastcryo.packing.stream`.
+        source : Source or None
 
         Raises
         ------
@@ -133,7 +129,7 @@ class Store:
             problem, no single precision, or too little space on disk.
         """
         operator = packer.operator
-        if read is None:
+        if source is None:
             raise InputError(
                 f"{self.folder}: a prepared set holds images, leave it out where metadata suffice"
             )
@@ -142,7 +138,7 @@ class Store:
                 f"{self.folder}: prepared sets are in single precision, use dtype float32"
             )
         radius = operator.grid.radius
-        storage = Storage.of(self.kind, packer, len(order))
+        storage = Storage.of(self.kind, packer, len(source.order))
         wanted = {
             "format": FORMAT,
             "version": VERSION,
@@ -154,9 +150,9 @@ class Store:
             **self.made_of,
         }
         if self._to_be_written(wanted, storage):
-            self._write(wanted, storage, packer, side, read, order, progress)
-        elif progress is not None:
-            progress(len(order), len(order))
+            self._write(wanted, storage, packer, source)
+        elif source.progress is not None:
+            source.progress(len(source.order), len(source.order))
         weights, data, energies = storage.open(self.folder)
         return packer.common_weights() if weights is None else weights, data, energies
 
@@ -174,35 +170,26 @@ class Store:
         return problem is not None
 
     def _write(
-        self,
-        header: dict[str, Any],
-        storage: Storage,
-        packer: Packer,
-        side: int,
-        read: Read,
-        order: NDArray[np.int64],
-        progress: Progress | None,
+        self, header: dict[str, Any], storage: Storage, packer: Packer, source: Source
     ) -> None:
         with replacing_folder(self.folder) as folder, contextlib.ExitStack() as opened:
             self._check_space(storage.size())
-            sample = order[:IMAGES_FOR_ERROR]
-            weights, data, energies = _empty(storage, len(sample))
-            rows = np.arange(len(sample))
-            packer.pack(read(sample), sample, rows, weights, data, energies)
+            sample = source.order[:IMAGES_FOR_ERROR]
+            weights, data, _ = _pack(storage, packer, sample, source.read(sample))
             header = {**header, "relative_rms_error": storage.error(weights, data)}
             files = {}
             for name, (shape, dtype) in storage.files().items():
                 files[name] = RowFile(folder / f"{name}.npy", shape, dtype)
                 opened.callback(files[name].close)
 
-            def keep(members: NDArray[np.int64], images: NDArray) -> None:
-                weights, data, energies = _empty(storage, len(members))
-                packer.pack(images, members, np.arange(len(members)), weights, data, energies)
+            def keep(members: NDArray[np.int64], images: NDArray) -> NDArray[np.float64]:
+                weights, data, energies = _pack(storage, packer, members, images)
                 rows = {**storage.encode(weights, data), "energies": energies[:, None]}
                 for name, file in files.items():
                     file.put(members, rows[name])
+                return energies
 
-            stream(read, order, side, keep, progress)
+            stream(source, keep)
             (folder / HEADER).write_text(json.dumps(header, indent=1) + "\n")
 
     def _check_space(self, needed: int) -> None:
@@ -274,13 +261,15 @@ def _damage(folder: Path, storage: Storage) -> str | None:
     return None
 
 
-def _empty(storage: Storage, count: int) -> tuple[NDArray, NDArray, NDArray]:
-    rows = count if storage.with_ctf else 0
-    return (
-        np.empty((rows, storage.samples), np.float32),
-        np.empty((count, storage.samples), np.complex64),
-        np.empty(count),
-    )
+def _pack(
+    storage: Storage, packer: Packer, members: NDArray[np.int64], images: NDArray
+) -> tuple[NDArray, NDArray, NDArray[np.float64]]:
+    """Return weights (no rows without CTF), data and energies of some images."""
+    count = len(members)
+    weights = np.empty((count if storage.with_ctf else 0, storage.samples), np.float32)
+    data = np.empty((count, storage.samples), np.complex64)
+    energies = packer.pack(images, members, np.arange(count), weights, data)
+    return weights, data, energies
 
 
 def _hash(*arrays: NDArray) -> str:

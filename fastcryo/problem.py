@@ -16,7 +16,14 @@ from fastcryo.grid import FourierGrid
 from fastcryo.kernels.cpu import vectors
 from fastcryo.normal import NormalOperator, assemble
 from fastcryo.operators import SliceOperator
-from fastcryo.preparation import ImageSet, damping_of, finite, prepare_data, radius_of
+from fastcryo.preparation import (
+    ImageSet,
+    damping_of,
+    prepare_data,
+    radius_of,
+    source_of_array,
+    source_of_particles,
+)
 from fastcryo.prepared import Store
 from fastcryo.rows import StoredRows
 
@@ -140,7 +147,7 @@ class KnownPoseProblem:
         if images is None:
             if N is None:
                 raise InputError("images: without images the box is needed, give N=")
-            side, read = int(N), None
+            side = int(N)
         else:
             images = np.asarray(images)
             if images.ndim != 3 or images.shape[1] != images.shape[2] or np.iscomplexobj(images):
@@ -150,15 +157,11 @@ class KnownPoseProblem:
             if len(images) != count:
                 raise InputError(f"images: {len(images)} given, but {count} rotations")
             side = images.shape[1]
-
-            def read(members: NDArray[np.int64]) -> NDArray:
-                first, last = members[0], members[-1]
-                return finite(images[first : last + 1], operator.real_dtype, first)
-
         setup = ImageSet(side, pixel_size, ctf, shifts, rotations)
         grid = FourierGrid(side if box is None else box, radius_of(setup, box, radius, resolution))
         operator = SliceOperator(grid, interpolation, backend, dtype)
-        return cls(**prepare_data(operator, setup, read, noise_std, regularization))
+        source = None if images is None else source_of_array(images, operator.real_dtype)
+        return cls(**prepare_data(operator, setup, source, noise_std, regularization))
 
     @classmethod
     def from_particles(
@@ -225,20 +228,13 @@ class KnownPoseProblem:
         )
         operator = SliceOperator(grid, interpolation, backend, dtype)
 
-        def read(members: NDArray[np.int64]) -> NDArray:
-            images = particles.images(members).astype(operator.real_dtype, copy=False)
-            return np.negative(images, out=images) if invert else images
-
-        images = order = kept = None
+        source = None
         if not metadata_only:
-            images, order = read, particles.reading_order()
+            source = source_of_particles(particles, operator.real_dtype, invert, progress)
+        kept = None
         if store is not None:
             kept = Store.of(store, storage, overwrite, particles, invert)
-        return cls(
-            **prepare_data(
-                operator, setup, images, noise_std, regularization, progress, order, kept
-            )
-        )
+        return cls(**prepare_data(operator, setup, source, noise_std, regularization, kept))
 
     def loss(self, volume: NDArray, batch: ArrayLike | None = None) -> float:
         """Return f of a half grid for a batch (indices), or for all images.

@@ -136,7 +136,7 @@ class Storage:
         small = {
             name: np.load(folder / f"{name}.npy") for name in ("scales", "origins") if name in names
         }
-        scales = origins = [None, None]
+        scales = [None, None]
         if small:
             scales = np.ascontiguousarray(small["scales"].T)
         data = StoredRows.open(

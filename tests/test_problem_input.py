@@ -132,7 +132,7 @@ class TableOfParticles:
     def __len__(self):
         return len(self.stack)
 
-    def images(self, indices):
+    def images(self, indices, check_finite=True):
         return self.stack[indices].astype(np.float32)
 
     def reading_order(self):

@@ -110,13 +110,17 @@ class Particles:
             **{name: getattr(self, name)[indices] for name in per_particle},
         )
 
-    def images(self, indices: ArrayLike | None = None) -> NDArray[np.float32]:
+    def images(
+        self, indices: ArrayLike | None = None, *, check_finite: bool = True
+    ) -> NDArray[np.float32]:
         """Read images; stack by stack and in the order they lie on disk.
 
         Parameters
         ----------
         indices : array_like, optional
             Which particles, in any order; all unless given.
+        check_finite : bool
+            Refuse NaN and infinite pixels.
 
         Returns
         -------
@@ -147,7 +151,7 @@ class Particles:
                 )
             first = order[run[0]]
             stack.read(int(slices[run[0]]), images[first : first + len(run)])
-        bad = indices[~np.isfinite(images).all(axis=(1, 2))]
+        bad = indices[~np.isfinite(images).all(axis=(1, 2))] if check_finite else ()
         if len(bad):
             raise InputError(
                 f"{self.source}: {len(bad)} of {len(indices)} images contain NaN or infinite "

@@ -89,7 +89,7 @@ def encode_half(values, factors, codes, scales):
 
 @serial
 def encode_short(values, factors, codes, scales):
-    """Write rows as whole numbers up to 32767 in size; arguments as in `encode_half`, codes int16."""
+    """Write rows as whole numbers up to 32767 in size; as `encode_half` does, with codes int16."""
     scaled = np.empty(factors.size, np.float32)
     bits = scaled.view(np.uint32)
     largest = np.empty(1, np.uint32)

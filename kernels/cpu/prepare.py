@@ -64,7 +64,7 @@ def pack_images(
         C^2 / sigma^2; not touched without CTF.
     data : (n, 2 samples) real, modified in place
         C y / sigma^2, real and imaginary parts in turn.
-    energies : (n,) float64, modified in place
+    energies : (m,) float64, modified in place
         Sum of |y|^2 / sigma^2 over the half disc.
     """
     radius = (rows.shape[0] - 1) // 2
@@ -105,7 +105,7 @@ def pack_images(
                 e[j] += v[j] * (re * re + im * im)
                 out[2 * j] = c[j] * v[j] * re
                 out[2 * j + 1] = c[j] * v[j] * im
-        energies[places[i]] = energy.sum()
+        energies[i] = energy.sum()
 
 
 @parallel
