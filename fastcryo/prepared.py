@@ -146,7 +146,7 @@ class Store:
             "box": operator.grid.box,
             "radius": radius,
             "type": self.kind,
-            "noise_std": np.broadcast_to(sigma[..., : radius + 1], radius + 1).tolist(),
+            "noise_std": np.broadcast_to(np.atleast_1d(sigma)[: radius + 1], radius + 1).tolist(),
             **self.made_of,
         }
         if self._to_be_written(wanted, storage):
