@@ -31,6 +31,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo reconstruct``."""
     from fastcryo import console
     from fastcryo.io.mrc import read_map
+    from fastcryo.normal import available_memory
     from fastcryo.reconstruct import disk_needed, memory_needed, reconstruct
 
     settings = reconstruct_settings(arguments)
@@ -38,7 +39,9 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     output = console.new_console()
     console.print_particles(output, particles)
     needed = memory_needed(particles, settings, arguments.prepared is not None)
-    output.print(f"memory: about {needed / 2**30:.2f} GiB")
+    free = available_memory()
+    of_free = "" if free is None else f" of {free / 2**30:.2f} GiB free"
+    output.print(f"memory: about {needed / 2**30:.2f} GiB{of_free}")
     if arguments.prepared:
         on_disk = disk_needed(particles, settings)
         output.print(f"disk: {on_disk / 2**30:.2f} GiB in {arguments.prepared}", markup=False)

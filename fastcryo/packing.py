@@ -7,6 +7,7 @@ another one, so the results do not depend on the number of threads.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -187,11 +188,14 @@ def stream(source: Source, keep: Keep) -> NDArray[np.float64]:
             raise InputError("images: pixels are too large, normalise them")
         energies[members] = found
 
-    for block, _ in in_threads(work, pieces(count, BLOCK_BYTES // (8 * pixels))):
-        due = block.stop == count or block.stop - told >= count / REPORTS
-        if source.progress is not None and due:
-            told = block.stop
-            source.progress(told, count)
+    work_done = in_threads(work, pieces(count, BLOCK_BYTES // (8 * pixels)))
+    # Closed here, so that no thread works on when `progress` is interrupted.
+    with contextlib.closing(work_done):
+        for block, _ in work_done:
+            due = block.stop == count or block.stop - told >= count / REPORTS
+            if source.progress is not None and due:
+                told = block.stop
+                source.progress(told, count)
     return energies
 
 

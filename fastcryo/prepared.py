@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "fastcryo prepared images", 1
 HEADER = "header.json"
-IMAGES_FOR_ERROR = 64
+IMAGES_FOR_ERROR = 16
 # Sigma may differ by the rounding of another machine.
 SIGMA_TOLERANCE = 1e-6
 # What a header must agree about, and what it is called.
@@ -174,9 +174,7 @@ class Store:
     ) -> None:
         with replacing_folder(self.folder) as folder, contextlib.ExitStack() as opened:
             self._check_space(storage.size())
-            sample = source.order[:IMAGES_FOR_ERROR]
-            weights, data, _ = _pack(storage, packer, sample, source.read(sample))
-            header = {**header, "relative_rms_error": storage.error(weights, data)}
+            header = {**header, "relative_rms_error": _error(storage, packer, source)}
             files = {}
             for name, (shape, dtype) in storage.files().items():
                 files[name] = RowFile(folder / f"{name}.npy", shape, dtype)
@@ -193,7 +191,7 @@ class Store:
             (folder / HEADER).write_text(json.dumps(header, indent=1) + "\n")
 
     def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self.folder.parent).free
+        free = shutil.disk_usage(self.folder.resolve().parent).free
         if needed > free:
             raise InputError(
                 f"{self.folder}: {needed / 2**30:.3g} GiB are needed for the prepared images, "
@@ -270,6 +268,15 @@ def _pack(
     data = np.empty((count, storage.samples), np.complex64)
     energies = packer.pack(images, members, np.arange(count), weights, data)
     return weights, data, energies
+
+
+def _error(storage: Storage, packer: Packer, source: Source) -> dict[str, float]:
+    """Return the relative RMS errors of the codes of the first images."""
+    if storage.kind == "float32":
+        return {"data": 0.0, "weights": 0.0}
+    sample = source.order[:IMAGES_FOR_ERROR]
+    weights, data, _ = _pack(storage, packer, sample, source.read(sample))
+    return storage.error(weights, data)
 
 
 def _hash(*arrays: NDArray) -> str:

@@ -111,8 +111,6 @@ class Storage:
 
     def error(self, weights: NDArray, data: NDArray) -> dict[str, float]:
         """Return the relative RMS errors that codes make of some rows, in units of the noise."""
-        if self.kind == "float32":
-            return {"data": 0.0, "weights": 0.0}
         coded = self.encode(weights, data)
         decode, rows = DECODERS[CODE_TYPES[self.kind]], np.arange(len(data))
         values = {"data": (data.view(np.float32), self.data_factors)}

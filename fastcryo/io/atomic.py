@@ -59,14 +59,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Do as `replacing` for a folder and all that the block writes into it.
 
-    A process that is killed leaves ``.NAME.PID.partial`` beside it, nothing under the name itself.
+    A link is followed, so that what it leads to is replaced on its own disk. A process that is
+    killed leaves ``.NAME.PID.partial`` beside the folder, and nothing under the name itself.
 
     Yields
     ------
     Path
         An empty folder beside `path`, whose parents are made if need be.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     temporary, former = (
         path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "former")
     )
