@@ -31,14 +31,20 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo reconstruct``."""
     from fastcryo import console
     from fastcryo.io.mrc import read_map
-    from fastcryo.reconstruct import memory_needed, reconstruct
+    from fastcryo.normal import available_memory
+    from fastcryo.reconstruct import disk_needed, memory_needed, reconstruct
 
     settings = reconstruct_settings(arguments)
     particles = _read(arguments)
     output = console.new_console()
     console.print_particles(output, particles)
-    needed = memory_needed(particles, settings)
-    output.print(f"memory: about {needed / 2**30:.2f} GiB")
+    needed = memory_needed(particles, settings, arguments.prepared is not None)
+    free = available_memory()
+    of_free = "" if free is None else f" of {free / 2**30:.2f} GiB free"
+    output.print(f"memory: about {needed / 2**30:.2f} GiB{of_free}")
+    if arguments.prepared:
+        on_disk = disk_needed(particles, settings)
+        output.print(f"disk: {on_disk / 2**30:.2f} GiB in {arguments.prepared}", markup=False)
     if arguments.dry_run:
         output.print(f"dry run: would write to {arguments.out}")
         return
@@ -51,6 +57,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
             arguments.out,
             settings,
             mask=mask,
+            prepared=arguments.prepared,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             report=report,
@@ -73,6 +80,7 @@ def reconstruct_settings(arguments: argparse.Namespace):
         interpolation=arguments.interpolation,
         maxres=arguments.maxres,
         box=arguments.box,
+        prepared_type=arguments.prepared_type,
         subset=arguments.subset,
         invert=arguments.invert,
         seed=arguments.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
-from fastcryo.threads import thread_count
+from fastcryo.packing import pieces
+from fastcryo.threads import in_threads
 
 if TYPE_CHECKING:
     from fastcryo.particles import Particles
 
 IMAGES_FOR_NOISE = 1000
-BLOCK = 100
+BLOCK = 8
 EDGE_PIXELS = 3.0
 # A shell's noise is not taken below this fraction of the mean power of the images, so that data
 # without noise keep finite weights.
@@ -26,7 +28,10 @@ SMALLEST_FSC, LARGEST_FSC = 1e-3, 0.9999
 
 
 def estimate_noise_std(
-    particles: Particles, radius: int, most_images: int = IMAGES_FOR_NOISE
+    particles: Particles,
+    radius: int,
+    most_images: int = IMAGES_FOR_NOISE,
+    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float64]:
     """Estimate sigma by shell from the corners of the images, outside the inscribed circle.
 
@@ -37,6 +42,8 @@ def estimate_noise_std(
         Last shell wanted, in Fourier pixels.
     most_images : int
         Evenly chosen images to look at.
+    progress : callable, optional
+        Called with (images done, images to look at).
 
     Returns
     -------
@@ -50,15 +57,23 @@ def estimate_noise_std(
     """
     chosen = np.unique(np.linspace(0, len(particles) - 1, most_images).round().astype(int))
     background = background_mask(particles.box)
-    area = (background**2).sum()
-    power = np.zeros((particles.box, particles.box // 2 + 1))
-    total = np.zeros_like(power)
-    for start in range(0, len(chosen), BLOCK):
-        images = particles.images(chosen[start : start + BLOCK]).astype(np.float64)
-        total += (np.abs(scipy.fft.rfft2(images, workers=thread_count())) ** 2).sum(axis=0)
+    area = np.square(background, dtype=np.float64).sum()
+    shape = particles.box, particles.box // 2 + 1
+    total, power = np.zeros(shape), np.zeros(shape)
+
+    def powers(block: slice) -> tuple[NDArray, NDArray]:
+        images = particles.images(chosen[block])
+        whole = summed_power(images)
         means = (images * background).sum(axis=(1, 2)) / background.sum()
-        images = (images - means[:, None, None]) * background
-        power += (np.abs(scipy.fft.rfft2(images, workers=thread_count())) ** 2).sum(axis=0)
+        images -= means[:, None, None]
+        images *= background
+        return whole, summed_power(images)
+
+    for block, (whole, outside) in in_threads(powers, pieces(len(chosen), BLOCK)):
+        total += whole
+        power += outside
+        if progress is not None:
+            progress(block.stop, len(chosen))
     power *= particles.box**2 / area / len(chosen)
     total /= len(chosen)
     shells = image_shells(particles.box)
@@ -73,12 +88,20 @@ def estimate_noise_std(
     return np.sqrt(np.maximum(variance, floor))
 
 
-def background_mask(box: int) -> NDArray[np.float64]:
+def summed_power(images: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Sum |rfft2|^2 over images (m, M, M); shape (M, M // 2 + 1)."""
+    parts = scipy.fft.rfft2(images, workers=1).view(np.float32)
+    squares = np.square(parts, out=parts).sum(axis=0, dtype=np.float64)
+    return squares[:, ::2] + squares[:, 1::2]
+
+
+def background_mask(box: int) -> NDArray[np.float32]:
     """Return a soft mask (box, box) of what lies outside the inscribed circle."""
     x = np.arange(box) - box // 2
     r = np.hypot(x[:, None], x[None, :])
     inner = box / 2 - EDGE_PIXELS
-    return 0.5 - 0.5 * np.cos(np.pi * np.clip((r - inner) / EDGE_PIXELS, 0, 1))
+    mask = 0.5 - 0.5 * np.cos(np.pi * np.clip((r - inner) / EDGE_PIXELS, 0, 1))
+    return mask.astype(np.float32)
 
 
 def image_shells(box: int) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, stencil, vectors
 from fastcryo.operators import PRECISIONS
+from fastcryo.rows import blocks
 from fastcryo.threads import thread_count
 
 if TYPE_CHECKING:
@@ -288,24 +289,26 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
     tiles, _ = layout.disc_tiles(radius, *TILE_SHAPE)
     colours = layout.tile_colours(tiles, radius, *TILE_SHAPE)
     none = (np.empty(0, operator.dtype),)
-    for colour in range(4):
+    tables = (problem.weights, entries.reshape(-1), radius)
+    for part, images, steps in blocks(tables, problem.members, problem.steps, operator.samples):
         # Entries are added where they belong, with no buffer between: only tiles that are not
         # neighbours may do so side by side.
-        chosen = tiles[colours == colour]
-        stencil.assemble(
-            none,
-            none,
-            (problem.weights, entries.reshape(-1), radius),
-            problem.members,
-            problem.steps,
-            operator.rows,
-            chosen,
-            np.full((len(chosen), 3), -1),
-            layout.row_widths(radius),
-            grid.box,
-            PRECISIONS[operator.real_dtype.name][1],
-            thread_count(),
-            np.empty((len(chosen), 3)),
-        )
+        for colour in range(4):
+            chosen = tiles[colours == colour]
+            stencil.assemble(
+                none,
+                none,
+                part,
+                images,
+                steps,
+                operator.rows,
+                chosen,
+                np.full((len(chosen), 3), -1),
+                layout.row_widths(radius),
+                grid.box,
+                PRECISIONS[operator.real_dtype.name][1],
+                thread_count(),
+                np.empty((len(chosen), 3)),
+            )
     stencil.separate(entries, entries.dtype.type(1 / len(problem)))
     return NormalOperator(problem, entries, None)

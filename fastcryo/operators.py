@@ -10,6 +10,7 @@ from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, slicing, windows
 from fastcryo.rotations import orthonormal_rotations
+from fastcryo.rows import StoredRows, blocks
 from fastcryo.threads import thread_count
 
 KERNELS = {
@@ -160,8 +161,8 @@ class SliceOperator:
         volume: NDArray,
         steps: NDArray,
         images: NDArray,
-        weights: NDArray,
-        data: NDArray,
+        weights: NDArray | StoredRows,
+        data: NDArray | StoredRows,
     ) -> tuple[NDArray, float, float]:
         """Sum P^H (c P V - d) over images, in one pass that stores no slice.
 
@@ -193,8 +194,8 @@ class SliceOperator:
         direction: NDArray,
         steps: NDArray,
         images: NDArray,
-        weights: NDArray,
-        data: NDArray,
+        weights: NDArray | StoredRows,
+        data: NDArray | StoredRows,
     ) -> tuple[NDArray, NDArray, float, float, float]:
         """Return what `normal` does and, from the same pass, the sum of P^H c P direction.
 
@@ -231,8 +232,8 @@ class SliceOperator:
         direction: NDArray,
         steps: NDArray,
         images: NDArray,
-        weights: NDArray,
-        data: NDArray,
+        weights: NDArray | StoredRows,
+        data: NDArray | StoredRows,
     ) -> tuple[float, float, float]:
         """Return the sums of `normal_with_product` without its volumes."""
         if not self._kernels.pairs:
@@ -259,28 +260,38 @@ class SliceOperator:
         name: str,
         source: tuple[NDArray, ...],
         target: tuple[NDArray, ...],
-        tables: tuple[NDArray, ...],
+        tables: tuple[NDArray | StoredRows, ...],
         steps: NDArray,
         images: NDArray | None = None,
     ) -> tuple[float, float, float]:
-        """Run a kernel on some images (all: None); returns its three sums."""
-        sums = np.zeros((len(self._tiles), 3))
-        getattr(self._kernels, name)(
-            source,
-            target,
-            tables,
-            np.arange(len(steps)) if images is None else images,
-            steps,
-            self.rows,
-            self._tiles,
-            self._neighbours,
-            self._widths,
-            self.grid.box,
-            self._unit,
-            thread_count(),
-            sums,
-        )
-        return tuple(sums.sum(axis=0).tolist())
+        """Run a kernel on some images, block by block; returns its three sums.
+
+        `images` None: the tables hold samples of the batch itself.
+        """
+        if images is None:
+            parts = [(tables, np.arange(len(steps)), steps)]
+        else:
+            parts = blocks(tables, images, steps, self.samples)
+        total = np.zeros(3)
+        for part, members, views in parts:
+            sums = np.zeros((len(self._tiles), 3))
+            getattr(self._kernels, name)(
+                source,
+                target,
+                part,
+                members,
+                views,
+                self.rows,
+                self._tiles,
+                self._neighbours,
+                self._widths,
+                self.grid.box,
+                self._unit,
+                thread_count(),
+                sums,
+            )
+            total += sums.sum(axis=0)
+        return tuple(total.tolist())
 
     def _add_mirror(self, out: NDArray) -> NDArray:
         prepare.add_mirror(out[0].copy(), out[0])

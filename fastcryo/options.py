@@ -195,6 +195,20 @@ def _reconstruct(commands) -> None:
     data = parser.add_argument_group("data")
     option(data, "--maxres", type=positive_number, help="highest resolution used, angstrom")
     option(data, "--box", type=positive_integer, help="Fourier-crop the images to this side")
+    option(
+        data,
+        "--prepared",
+        metavar="DIR",
+        help="keep the prepared images in this folder, for sets larger than memory and for later "
+        "runs with the same particles and settings",
+    )
+    option(
+        data,
+        "--prepared-type",
+        choices=("float32", "float16", "int16"),
+        default="float32",
+        help="numbers in that folder: float16 and int16 take half the space (default: float32)",
+    )
     option(data, "--subset", type=int, choices=(1, 2), default=0, help="only this half-set")
     option(data, "--invert", action="store_true", help="protein is dark in the images")
     option(data, "--mask", metavar="MRC", help="mask for the FSC, values 0 to 1")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.kernels import layout
-from fastcryo.kernels.cpu import prepare
+from fastcryo.normal import available_memory
 from fastcryo.operators import SliceOperator
+from fastcryo.packing import Packer, Source, stream
 from fastcryo.rotations import orthonormal_rotations
-from fastcryo.threads import thread_count
 
-BLOCK_BYTES = 16 * 2**20
+if TYPE_CHECKING:
+    from fastcryo.particles import Particles
+    from fastcryo.prepared import Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,26 +104,33 @@ def damping_of(operator: SliceOperator, regularization: ArrayLike) -> NDArray:
 def prepare_data(
     operator: SliceOperator,
     setup: ImageSet,
-    read: Callable[[slice], NDArray] | None,
+    source: Source | None,
     noise_std: ArrayLike,
     regularization: ArrayLike,
-    progress: Callable[[int, int], None] | None,
+    store: Store | None = None,
 ) -> dict:
-    """Read, transform, crop and pack all images, in blocks of bounded memory.
+    """Read, transform, crop and pack all images in one pass, see `fastcryo.packing`.
 
     Parameters
     ----------
     operator : SliceOperator
     setup : ImageSet
-    read : callable or None
-        From a slice of the set to its images; None: metadata only.
-    noise_std, regularization, progress
+    source : Source or None
+        None: metadata only.
+    noise_std, regularization
         See `fastcryo.problem.KnownPoseProblem`.
+    store : Store, optional
+        Where on disk the prepared images are kept, or already are; in memory unless given.
 
     Returns
     -------
     dict
         The fields of `fastcryo.problem.KnownPoseProblem`.
+
+    Raises
+    ------
+    InputError
+        Arguments that cannot be used, or more data than memory.
     """
     radius, count = operator.grid.radius, len(setup.rotations)
     sigma = by_shell("noise_std", noise_std, radius)
@@ -131,33 +140,12 @@ def prepare_data(
     shells = np.rint(np.hypot(h, k)).astype(np.int64)
     inverse_variance = 1 / (np.full(radius + 1, sigma) if sigma.ndim == 0 else sigma)[shells] ** 2
     inverse_variance[operator.origin] /= 2
-    ctf = setup.ctf_coefficients()
-    rows = operator.rows
-
-    if len(ctf):
-        weights = np.empty((count, operator.samples), operator.real_dtype)
-        prepare.prepare_weights(rows, ctf, setup.length, inverse_variance, weights)
+    shifts, ctf = setup.shifts / setup.pixel_size, setup.ctf_coefficients()
+    packer = Packer(operator, setup.length, shifts, ctf, inverse_variance)
+    if store is None:
+        weights, data, energies = in_memory(packer, count, source)
     else:
-        weights = inverse_variance[None].astype(operator.real_dtype)
-
-    data = np.empty((0 if read is None else count, operator.samples), operator.dtype)
-    energies = np.zeros(count)
-    shifts = setup.shifts / setup.pixel_size
-    for block in blocks(0 if read is None else count, setup.side):
-        images = read(block).astype(operator.real_dtype, copy=False)
-        transforms = scipy.fft.rfft2(images, workers=thread_count())
-        prepare.prepare_images(
-            transforms,
-            shifts[block],
-            rows,
-            ctf[block],
-            setup.length,
-            inverse_variance,
-            data[block],
-            energies[block],
-        )
-        if progress is not None:
-            progress(block.stop, count)
+        weights, data, energies = store.prepared(packer, sigma, source)
     return dict(
         operator=operator,
         pixel_size=setup.pixel_size,
@@ -172,19 +160,74 @@ def prepare_data(
     )
 
 
-def blocks(count: int, side: int) -> Iterator[slice]:
-    """Cut the images into blocks whose transforms take bounded memory."""
-    length = max(1, BLOCK_BYTES // (8 * side * side))
-    for start in range(0, count, length):
-        yield slice(start, min(start + length, count))
+def in_memory(
+    packer: Packer, count: int, source: Source | None
+) -> tuple[NDArray, NDArray, NDArray[np.float64]]:
+    """Return weights, data and energies of all images, in memory."""
+    operator, with_ctf = packer.operator, len(packer.ctf) > 0
+    check_memory(operator, count, with_ctf, source is not None)
+    data = np.empty((0 if source is None else count, operator.samples), operator.dtype)
+    if with_ctf:
+        weights = np.empty((count, operator.samples), operator.real_dtype)
+    else:
+        weights = packer.common_weights()
+    if source is None:
+        if with_ctf:
+            packer.fill_weights(weights)
+        return weights, data, np.zeros(count)
+
+    def keep(members: NDArray[np.int64], images: NDArray) -> NDArray[np.float64]:
+        return packer.pack(images, members, members, weights, data)
+
+    return weights, data, stream(source, keep)
 
 
-def finite(images: NDArray, first: int) -> NDArray:
-    """Return images if all their pixels are finite numbers."""
-    bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2)))
-    if len(bad):
+def packed_bytes(operator: SliceOperator, with_ctf: bool, with_data: bool = True) -> int:
+    """Return the bytes of the weights and data of one image in memory."""
+    per_sample = operator.real_dtype.itemsize * (with_ctf + 2 * with_data)
+    return operator.samples * per_sample
+
+
+def check_memory(operator: SliceOperator, count: int, with_ctf: bool, with_data: bool) -> None:
+    """Refuse more prepared images than there is memory for."""
+    needed = count * packed_bytes(operator, with_ctf, with_data)
+    free = available_memory()
+    if free is not None and needed > free:
         raise InputError(
-            f"images: {len(bad)} contain NaN or infinity, the first is image {first + bad[0]} "
-            "(from 0); leave them out"
+            f"memory: {needed / 2**30:.3g} GiB are needed for {count} prepared images of box "
+            f"{operator.grid.box}, {free / 2**30:.3g} GiB are free, crop the images (--box) or "
+            "keep them on disk (--prepared DIR)"
         )
-    return images
+
+
+def source_of_array(images: NDArray, dtype: np.dtype) -> Source:
+    """Return the source of the images of an array (n, M, M), real, in a precision."""
+
+    def read(members: NDArray[np.int64]) -> NDArray:
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(images[members[0] : members[-1] + 1], dtype)
+
+    def refuse(members: NDArray[np.int64]) -> None:
+        bad = members[~np.isfinite(read(members)).all(axis=(1, 2))]
+        if len(bad):
+            raise InputError(
+                f"images: {len(bad)} contain NaN or infinity, the first is image {bad[0]} "
+                "(from 0); leave them out"
+            )
+
+    return Source(images.shape[1], np.arange(len(images)), read, refuse)
+
+
+def source_of_particles(
+    particles: Particles,
+    dtype: np.dtype,
+    invert: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Source:
+    """Return the source of the images of particles, in the order in which they lie on disk."""
+
+    def read(members: NDArray[np.int64]) -> NDArray:
+        images = particles.images(members, check_finite=False).astype(dtype, copy=False)
+        return np.negative(images, out=images) if invert else images
+
+    return Source(particles.box, particles.reading_order(), read, particles.images, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,7 +16,16 @@ from fastcryo.grid import FourierGrid
 from fastcryo.kernels.cpu import vectors
 from fastcryo.normal import NormalOperator, assemble
 from fastcryo.operators import SliceOperator
-from fastcryo.preparation import ImageSet, damping_of, finite, prepare_data, radius_of
+from fastcryo.preparation import (
+    ImageSet,
+    damping_of,
+    prepare_data,
+    radius_of,
+    source_of_array,
+    source_of_particles,
+)
+from fastcryo.prepared import Store
+from fastcryo.rows import StoredRows
 
 if TYPE_CHECKING:
     from fastcryo.particles import Particles
@@ -42,9 +52,9 @@ class KnownPoseProblem:
         Side of the images as given; `grid.box` may be smaller (Fourier cropping).
     steps : ndarray, shape (n, 2, 3), int64
         Fixed-point rows of the rotations.
-    weights : ndarray, shape (n, samples) or (1, samples)
+    weights : ndarray or StoredRows, shape (n, samples) or (1, samples)
         C^2 / sigma^2, halved at the origin.
-    data : ndarray, shape (n, samples) or (0, samples)
+    data : ndarray or StoredRows, shape (n, samples) or (0, samples)
         C y / sigma^2, halved at the origin; no rows: metadata only.
     energies : ndarray, shape (n,)
         1/2 sum |y|^2 / sigma^2 of every image over its full disc.
@@ -60,8 +70,8 @@ class KnownPoseProblem:
     pixel_size: float
     image_box: int
     steps: NDArray[np.int64]
-    weights: NDArray
-    data: NDArray
+    weights: NDArray | StoredRows
+    data: NDArray | StoredRows
     energies: NDArray[np.float64]
     damping: NDArray
     members: NDArray[np.int64]
@@ -137,7 +147,7 @@ class KnownPoseProblem:
         if images is None:
             if N is None:
                 raise InputError("images: without images the box is needed, give N=")
-            side, read = int(N), None
+            side = int(N)
         else:
             images = np.asarray(images)
             if images.ndim != 3 or images.shape[1] != images.shape[2] or np.iscomplexobj(images):
@@ -147,14 +157,11 @@ class KnownPoseProblem:
             if len(images) != count:
                 raise InputError(f"images: {len(images)} given, but {count} rotations")
             side = images.shape[1]
-
-            def read(block: slice) -> NDArray:
-                return finite(images[block], block.start)
-
         setup = ImageSet(side, pixel_size, ctf, shifts, rotations)
         grid = FourierGrid(side if box is None else box, radius_of(setup, box, radius, resolution))
         operator = SliceOperator(grid, interpolation, backend, dtype)
-        return cls(**prepare_data(operator, setup, read, noise_std, regularization, None))
+        source = None if images is None else source_of_array(images, operator.real_dtype)
+        return cls(**prepare_data(operator, setup, source, noise_std, regularization))
 
     @classmethod
     def from_particles(
@@ -172,6 +179,9 @@ class KnownPoseProblem:
         invert: bool = False,
         metadata_only: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        store: str | os.PathLike | None = None,
+        storage: str = "float32",
+        overwrite: bool = False,
     ) -> KnownPoseProblem:
         """Build the problem from particles, reading their images block by block.
 
@@ -185,8 +195,21 @@ class KnownPoseProblem:
             Read no image: Hessian and conditioning only.
         progress : callable, optional
             Called with (images done, images in all).
+        store : path, optional
+            Folder that keeps the prepared images on disk: written the first time, opened at once
+            by later runs with the same particles and settings. For sets larger than memory.
+        storage : {"float32", "float16", "int16"}
+            Numbers in the store: in single precision, or codes of half the size, with an error
+            that is measured and stands in its header (`fastcryo.prepared.read_header`).
+        overwrite : bool
+            Replace a store of other particles or settings.
 
         Other parameters are those of `from_arrays`.
+
+        Raises
+        ------
+        InputError
+            Input that cannot be used; more images than memory; a store of something else.
         """
         if particles.box is None:
             raise InputError(
@@ -205,12 +228,13 @@ class KnownPoseProblem:
         )
         operator = SliceOperator(grid, interpolation, backend, dtype)
 
-        def read(block: slice) -> NDArray:
-            images = particles.images(np.arange(len(particles))[block])
-            return np.negative(images, out=images) if invert else images
-
-        images = None if metadata_only else read
-        return cls(**prepare_data(operator, setup, images, noise_std, regularization, progress))
+        source = None
+        if not metadata_only:
+            source = source_of_particles(particles, operator.real_dtype, invert, progress)
+        kept = None
+        if store is not None:
+            kept = Store.of(store, storage, overwrite, particles, invert)
+        return cls(**prepare_data(operator, setup, source, noise_std, regularization, kept))
 
     def loss(self, volume: NDArray, batch: ArrayLike | None = None) -> float:
         """Return f of a half grid for a batch (indices), or for all images.

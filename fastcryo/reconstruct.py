@@ -26,8 +26,11 @@ from fastcryo.noise import estimate_noise_std, wiener_prior
 from fastcryo.operators import SliceOperator
 from fastcryo.particles import Particles
 from fastcryo.preconditioner import named_diagonal
+from fastcryo.preparation import ImageSet, packed_bytes, radius_of
+from fastcryo.prepared import read_header
 from fastcryo.problem import KnownPoseProblem
 from fastcryo.results import Reconstruction, Solution
+from fastcryo.rows import BLOCK_BYTES
 from fastcryo.settings import Settings
 from fastcryo.sgd import Progress, SGDState, sgd
 from fastcryo.solvers import conjugate_gradient, lbfgs, wiener
@@ -50,6 +53,7 @@ def reconstruct(
     settings: Settings | None = None,
     *,
     mask: NDArray | None = None,
+    prepared: str | os.PathLike | None = None,
     resume: bool = False,
     overwrite: bool = False,
     report: Report = silent,
@@ -68,6 +72,9 @@ def reconstruct(
     settings : Settings, optional
     mask : ndarray, optional
         For the FSC, same box as the maps, values 0 to 1.
+    prepared : path, optional
+        Folder that keeps the prepared images on disk, for this run and later ones; see
+        `fastcryo.problem.KnownPoseProblem.from_particles`.
     resume : bool
         Go on after the last epochs that a killed run of the same command has finished.
     overwrite : bool
@@ -88,6 +95,11 @@ def reconstruct(
     """
     began = time.perf_counter()
     settings = Settings() if settings is None else settings
+    if prepared is None and settings.prepared_type != "float32":
+        raise InputError(
+            f"prepared type: {settings.prepared_type} goes with prepared images on disk, "
+            "name a folder for them by --prepared"
+        )
     if settings.subset:
         particles = particles.select(np.flatnonzero(particles.half == settings.subset))
         if len(particles) == 0:
@@ -105,7 +117,7 @@ def reconstruct(
     folder = open_folder(folder, resume, overwrite)
     identity = fingerprint(particles, settings)
 
-    problem = prepare(particles, settings, report)
+    problem = prepare(particles, settings, report, prepared, overwrite)
     halves = [problem.select(members) for members in half_sets]
     priors = regularizations(problem, halves, settings, report)
     jobs = {"half1": halves[0], "half2": halves[1], "full": problem}
@@ -143,7 +155,7 @@ def reconstruct(
     result = Reconstruction(
         folder, solutions, curves, resolution, pixel_size, time.perf_counter() - began
     )
-    write_history(folder / "run_history.json", result, particles, settings, command)
+    write_history(folder / "run_history.json", result, particles, settings, command, prepared)
     plots.save_report(folder / "run_report.png", result, shown)
     for name in jobs:
         (folder / f"checkpoint_{name}.npz").unlink(missing_ok=True)
@@ -194,15 +206,23 @@ def fingerprint(particles: Particles, settings: Settings) -> str:
     return digest.hexdigest()
 
 
-def prepare(particles: Particles, settings: Settings, report: Report) -> KnownPoseProblem:
+def prepare(
+    particles: Particles,
+    settings: Settings,
+    report: Report,
+    prepared: str | os.PathLike | None = None,
+    overwrite: bool = False,
+) -> KnownPoseProblem:
     """Estimate the noise, read all images and pack what the objective needs."""
     sigma = 1.0
     if settings.noise == "estimated":
-        report("noise", 0, 1, "")
         # All shells up to Nyquist, so that any radius finds its own.
-        sigma = estimate_noise_std(particles, (particles.box - 1) // 2)
-        report("noise", 1, 1, "")
-    return KnownPoseProblem.from_particles(
+        sigma = estimate_noise_std(
+            particles,
+            (particles.box - 1) // 2,
+            progress=lambda done, total: report("noise", done, total, ""),
+        )
+    problem = KnownPoseProblem.from_particles(
         particles,
         box=settings.box,
         resolution=settings.maxres,
@@ -211,16 +231,48 @@ def prepare(particles: Particles, settings: Settings, report: Report) -> KnownPo
         interpolation=settings.interpolation,
         invert=settings.invert,
         progress=lambda done, total: report("reading images", done, total, ""),
+        store=prepared,
+        storage=settings.prepared_type,
+        overwrite=overwrite,
     )
+    if settings.prepared_type != "float32":
+        error = max(read_header(prepared)["relative_rms_error"].values())
+        detail = f"{settings.prepared_type}, relative error {error:.1e}"
+        report("reading images", len(particles), len(particles), detail)
+    return problem
 
 
-def memory_needed(particles: Particles, settings: Settings) -> int:
-    """Return the bytes that the prepared data and the working volumes will take."""
+def memory_needed(particles: Particles, settings: Settings, prepared: bool = False) -> int:
+    """Return the bytes that the prepared data and the working volumes will take.
+
+    Parameters
+    ----------
+    particles : Particles
+    settings : Settings
+    prepared : bool
+        The prepared data are on disk; only codes of two bytes are decoded, block by block.
+    """
+    operator = operator_for(particles, settings)
+    data = len(particles) * packed_bytes(operator, particles.ctf is not None)
+    if prepared:
+        data = min(data, 0 if settings.prepared_type == "float32" else BLOCK_BYTES)
+    return data + 12 * int(np.prod(operator.grid.shape)) * 8
+
+
+def disk_needed(particles: Particles, settings: Settings) -> int:
+    """Return the bytes that prepared data take on disk."""
+    data = len(particles) * packed_bytes(
+        operator_for(particles, settings), particles.ctf is not None
+    )
+    return data if settings.prepared_type == "float32" else data // 2
+
+
+def operator_for(particles: Particles, settings: Settings) -> SliceOperator:
+    """Return the operator that the settings ask for."""
+    setup = ImageSet(particles.box, particles.pixel_size, None, None, particles.rotations)
     box = settings.box or particles.box
-    operator = SliceOperator(FourierGrid(box), settings.interpolation)
-    per_image = operator.samples * (8 + (4 if particles.ctf is not None else 0))
-    volumes = 12 * int(np.prod(operator.grid.shape)) * 8
-    return len(particles) * per_image + volumes
+    radius = radius_of(setup, settings.box, None, settings.maxres)
+    return SliceOperator(FourierGrid(box, radius), settings.interpolation)
 
 
 def regularizations(
@@ -337,6 +389,7 @@ def write_history(
     particles: Particles,
     settings: Settings,
     command: str,
+    prepared: str | os.PathLike | None = None,
 ) -> None:
     """Write what was done, with what, and how it went, as JSON."""
     curves = None
@@ -353,6 +406,12 @@ def write_history(
         "image_pixel_size": particles.pixel_size,
         "map_pixel_size": result.pixel_size,
         "settings": asdict(settings),
+        "prepared": None
+        if prepared is None
+        else {
+            "folder": str(prepared),
+            "relative_rms_error": read_header(prepared)["relative_rms_error"],
+        },
         "notes": list(particles.notes),
         "resolution": result.resolution if np.isfinite(result.resolution or 0) else None,
         "fsc": curves,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastcryo.errors import InputError
+from fastcryo.storage import STORAGES
 
 SOLVERS = ("sgd", "cg", "lbfgs", "wiener")
 SMALLEST_BATCH, LARGEST_BATCH, BATCHES_PER_EPOCH = 50, 1000, 10
@@ -37,6 +38,8 @@ class Settings:
         Highest resolution used, angstrom.
     box : int or None
         Fourier-crop the images to this side.
+    prepared_type : {"float32", "float16", "int16"}
+        Numbers of prepared images that are kept on disk.
     subset : int
         0: half-maps and the map of all; 1 or 2: only that half.
     invert : bool
@@ -58,6 +61,7 @@ class Settings:
     noise: str = "estimated"
     maxres: float | None = None
     box: int | None = None
+    prepared_type: str = "float32"
     subset: int = 0
     invert: bool = False
     seed: int = 0
@@ -69,6 +73,11 @@ class Settings:
             )
         if self.noise not in ("estimated", "unit"):
             raise InputError(f"noise: {self.noise!r} is unknown, choose estimated or unit")
+        if self.prepared_type not in STORAGES:
+            raise InputError(
+                f"prepared type: {self.prepared_type!r} is unknown, "
+                f"choose from {', '.join(STORAGES)}"
+            )
         if self.subset not in (0, 1, 2):
             raise InputError(f"subset: {self.subset} is unknown, choose 1 or 2 (0: all)")
 

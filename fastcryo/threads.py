@@ -1,13 +1,19 @@
-"""Number of threads, the same for kernels and FFTs."""
+"""Number of threads, the same for kernels, FFTs and the reading of images."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numba
 
 from fastcryo.errors import InputError
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 
 def thread_count() -> int:
@@ -39,3 +45,38 @@ def use_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         numba.set_num_threads(former)
+
+
+def in_threads(
+    work: Callable[[Piece], Result], pieces: Iterable[Piece]
+) -> Iterator[tuple[Piece, Result]]:
+    """Do pieces of work side by side, one per thread and as many in waiting.
+
+    `work` should spend its time in code that releases Python's lock, and launch no kernel that is
+    parallel itself.
+
+    Parameters
+    ----------
+    work : callable
+    pieces : iterable
+
+    Yields
+    ------
+    piece, result
+        In the order of the pieces, whichever is finished first.
+    """
+    count = thread_count()
+    waiting: deque = deque()
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            for piece in pieces:
+                if len(waiting) == 2 * count:
+                    former, future = waiting.popleft()
+                    yield former, future.result()
+                waiting.append((piece, pool.submit(work, piece)))
+            while waiting:
+                former, future = waiting.popleft()
+                yield former, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import fastcryo.preparation
+import fastcryo.packing
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.operators import SliceOperator
@@ -89,7 +89,7 @@ def test_radius_follows_from_box_radius_or_resolution(options, radius):
 def test_images_are_prepared_alike_in_any_number_of_blocks(monkeypatch):
     data = naive.data_set(12)
     whole = build(data)
-    monkeypatch.setattr(fastcryo.preparation, "BLOCK_BYTES", 8 * 12 * 12 * 3)
+    monkeypatch.setattr(fastcryo.packing, "BLOCK_BYTES", 8 * 12 * 12 * 3)
     pieces = build(data)
     np.testing.assert_array_equal(pieces.data, whole.data)
     np.testing.assert_array_equal(pieces.energies, whole.energies)
@@ -132,12 +132,15 @@ class TableOfParticles:
     def __len__(self):
         return len(self.stack)
 
-    def images(self, indices):
+    def images(self, indices, check_finite=True):
         return self.stack[indices].astype(np.float32)
+
+    def reading_order(self):
+        return np.arange(len(self))
 
 
 def test_particles_give_the_problem_of_their_arrays(monkeypatch):
-    monkeypatch.setattr(fastcryo.preparation, "BLOCK_BYTES", 8 * 12 * 12 * 3)
+    monkeypatch.setattr(fastcryo.packing, "BLOCK_BYTES", 8 * 12 * 12 * 3)
     data = naive.data_set(12)
     table = TableOfParticles(data)
     told = []

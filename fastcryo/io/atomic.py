@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,10 +49,41 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        remedy = REMEDIES.get(error.errno, "choose a folder that you may write to")
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}), {remedy}"
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Do as `replacing` for a folder and all that the block writes into it.
+
+    A link is followed, so that what it leads to is replaced on its own disk. A process that is
+    killed leaves ``.NAME.PID.partial`` beside the folder, and nothing under the name itself.
+
+    Yields
+    ------
+    Path
+        An empty folder beside `path`, whose parents are made if need be.
+    """
+    path = Path(path).resolve()
+    temporary, former = (
+        path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("partial", "former")
+    )
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            os.replace(path, former)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        for folder in (temporary, former):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    remedy = REMEDIES.get(error.errno, "choose a folder that you may write to")
+    return InputError(f"{path}: cannot be written ({error.strerror or error}), {remedy}")

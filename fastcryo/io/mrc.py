@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import mmap
 import os
 import zlib
 from collections.abc import Iterable
@@ -26,8 +25,9 @@ from fastcryo.io.mrc_header import (
     parse_header,
     voxel_size,
 )
+from fastcryo.kernels.cpu.codes import decode_half
 
-OPEN_STACKS = 64
+REMEMBERED_STACKS = 4096
 DECOMPRESSORS = {b"\x1f\x8b": gzip.decompress, b"BZ": bz2.decompress}
 
 
@@ -151,7 +151,7 @@ def _write(path: str | os.PathLike, items: Iterable, pixel_size: float, spacegro
 
 @dataclass(frozen=True)
 class Stack:
-    """An image stack on disk.
+    """An image stack on disk; no file stays open.
 
     Parameters
     ----------
@@ -168,26 +168,57 @@ class Stack:
     count: int
     box: int
     pixel_size: float
-    _images: np.memmap = field(repr=False, compare=False)
+    _dtype: np.dtype = field(repr=False)
+    _offset: int = field(repr=False)
 
-    def read(self, index: int, out: NDArray[np.float32]) -> None:
-        """Copy image `index` (from 0) into `out`, shape (box, box)."""
-        if not 0 <= index < self.count:
+    def read(self, first: int, out: NDArray[np.float32]) -> None:
+        """Read image `first` (from 0) and those after it in one go.
+
+        Parameters
+        ----------
+        first : int
+        out : ndarray, shape (box, box) or (m, box, box), float32, modified in place
+
+        Raises
+        ------
+        InputError
+            Images beyond the end of the stack, or a file that cannot be read to the end.
+        """
+        last = first + out.size // self.box**2
+        if first < 0 or last > self.count:
             raise InputError(
-                f"{self.path}: image {index + 1} asked for, but the stack holds {self.count}"
+                f"{self.path}: image {last} asked for, but the stack holds {self.count}"
             )
-        out[...] = self._images[index]
+        direct = self._dtype == np.float32 and out.flags.c_contiguous
+        raw = out if direct else np.empty(out.shape, self._dtype)
+        self._read_bytes(first * self.box**2 * raw.itemsize, memoryview(raw.reshape(-1).view("u1")))
+        if self._dtype == np.float16 and out.flags.c_contiguous:
+            decode_half(raw.reshape(-1).view(np.uint16), out.reshape(-1))
+        elif not direct:
+            out[...] = raw
 
-    def release(self) -> None:
-        """Let go of the pages read so far, which else count as memory of this process."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._images._mmap.madvise(mmap.MADV_DONTNEED)
+    def _read_bytes(self, start: int, out: memoryview) -> None:
+        start += self._offset
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                if hasattr(os, "posix_fadvise"):
+                    # As much again is read ahead while these images are worked on.
+                    size = 2 * len(out)
+                    os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+                file.seek(start)
+                while out:
+                    count = file.readinto(out)
+                    if not count:
+                        raise InputError(f"{self.path}: ends early, copy or write it again")
+                    out = out[count:]
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
 
 def open_stack(path: str | os.PathLike) -> Stack:
     """Open an image stack (.mrcs or .mrc, any real mode, either byte order) for lazy reading.
 
-    The last 64 stacks stay open.
+    The headers of the last 4096 stacks are remembered.
 
     Raises
     ------
@@ -204,7 +235,7 @@ def open_stack(path: str | os.PathLike) -> Stack:
         raise _unreadable(path, error) from error
 
 
-@lru_cache(maxsize=OPEN_STACKS)
+@lru_cache(maxsize=REMEMBERED_STACKS)
 def _open_stack(path: Path, _changed: int, size: int) -> Stack:
     with path.open("rb") as file:
         raw = file.read(HEADER_BYTES)
@@ -217,8 +248,7 @@ def _open_stack(path: Path, _changed: int, size: int) -> Stack:
     if nx != ny:
         raise InputError(f"{path}: images are {nx} x {ny} pixels, square ones are needed")
     pixel_size = float(header["cella"]["x"] / header["mx"]) if header["mx"] > 0 else 0.0
-    images = np.memmap(path, dtype, "r", offset, (count, ny, nx))
-    return Stack(path, count, nx, pixel_size, images)
+    return Stack(path, count, nx, pixel_size, dtype, offset)
 
 
 def _read_whole(path: Path) -> bytes:

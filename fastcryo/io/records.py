@@ -110,13 +110,17 @@ class Particles:
             **{name: getattr(self, name)[indices] for name in per_particle},
         )
 
-    def images(self, indices: ArrayLike | None = None) -> NDArray[np.float32]:
+    def images(
+        self, indices: ArrayLike | None = None, *, check_finite: bool = True
+    ) -> NDArray[np.float32]:
         """Read images; stack by stack and in the order they lie on disk.
 
         Parameters
         ----------
         indices : array_like, optional
             Which particles, in any order; all unless given.
+        check_finite : bool
+            Refuse NaN and infinite pixels.
 
         Returns
         -------
@@ -133,23 +137,43 @@ class Particles:
         indices = np.arange(len(self)) if indices is None else np.arange(len(self))[indices]
         box = open_stack(self.stacks[0]).box if self.box is None else self.box
         images = np.empty((len(indices), box, box), dtype=np.float32)
-        for number in np.unique(self.stack[indices]):
-            stack = open_stack(self.stacks[number])
+        order = self.reading_order(indices)
+        stacks, slices = self.stack[indices[order]], self.slice[indices[order]]
+        # Neighbours in a stack that are neighbours in the result are read in one go.
+        goes_on = (np.diff(stacks) == 0) & (np.diff(slices) == 1) & (np.diff(order) == 1)
+        for run in np.split(np.arange(len(order)), np.flatnonzero(~goes_on) + 1):
+            if len(run) == 0:
+                continue
+            stack = open_stack(self.stacks[stacks[run[0]]])
             if stack.box != box:
                 raise InputError(
                     f"{stack.path}: images are {stack.box} pixels wide, {box} expected"
                 )
-            positions = np.flatnonzero(self.stack[indices] == number)
-            for position in positions[np.argsort(self.slice[indices[positions]], kind="stable")]:
-                stack.read(self.slice[indices[position]], images[position])
-            stack.release()
-        bad = indices[~np.isfinite(images).all(axis=(1, 2))]
+            first = order[run[0]]
+            stack.read(int(slices[run[0]]), images[first : first + len(run)])
+        bad = indices[~np.isfinite(images).all(axis=(1, 2))] if check_finite else ()
         if len(bad):
             raise InputError(
                 f"{self.source}: {len(bad)} of {len(indices)} images contain NaN or infinite "
                 f"pixels, the first is {self.describe_image(bad[0])}, remove these particles"
             )
         return images
+
+    def reading_order(self, indices: NDArray | None = None) -> NDArray[np.int64]:
+        """Return the order in which images lie on disk: stack by stack, front to back.
+
+        Parameters
+        ----------
+        indices : ndarray of int64, optional
+            Particles; all unless given.
+
+        Returns
+        -------
+        ndarray of int64
+            Positions in `indices`.
+        """
+        indices = slice(None) if indices is None else indices
+        return np.lexsort((self.slice[indices], self.stack[indices]))
 
     def describe_image(self, particle: int) -> str:
         """Name the image of a particle as the file does: row from 1 and 000001@stack."""

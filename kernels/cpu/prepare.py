@@ -1,4 +1,9 @@
-"""From transformed images to what the objective needs: C^2 / sigma^2 and C y / sigma^2."""
+"""From transformed images to what the objective needs: C^2 / sigma^2 and C y / sigma^2.
+
+`pack_images` runs on one thread at a time, and many threads run it side by side on different
+images. Its loops along the rows of the disc are sums and products of plain numbers (real and
+imaginary parts apart, arrays that begin at the row), which is what the compiler turns into vectors.
+"""
 
 import math
 
@@ -6,25 +11,45 @@ import numpy as np
 from numba import prange
 
 from fastcryo.kernels._jit import parallel, register, serial
-from fastcryo.kernels.formulas import ctf_value
+from fastcryo.kernels.formulas import ctf_without_envelope, envelope
 
 
 @register
-def fill_phases(phases, first, turn):
-    """Write exp(2 pi i turn f), f = first, first + 1, ..., into a complex array."""
-    for j in range(phases.size):
+def fill_phases(turn, first, cosines, sines):
+    """Write exp(2 pi i turn f), f = first, first + 1, ..., part by part."""
+    for j in range(cosines.size):
         angle = 2.0 * math.pi * turn * (first + j)
-        phases[j] = complex(math.cos(angle), math.sin(angle))
+        cosines[j] = math.cos(angle)
+        sines[j] = math.sin(angle)
 
 
-@parallel
-def prepare_images(transforms, shifts, rows, ctf, length, inverse_variance, data, energies):
+@register
+def fill_envelope(coefficients, frequency, values):
+    """Write the envelope along one axis."""
+    for j in range(values.size):
+        values[j] = envelope(coefficients, frequency[j], 0.0)
+
+
+@register
+def fill_ctf(coefficients, fx, fy, decay_x, decay_y, values):
+    """Write the CTF at the frequencies (fx[j], fy), decay_x[j] decay_y its envelope there."""
+    for j in range(values.size):
+        values[j] = ctf_without_envelope(coefficients, fx[j], fy) * (decay_x[j] * decay_y)
+
+
+@serial
+def pack_images(
+    transforms, places, shifts, rows, ctf, length, inverse_variance, weights, data, energies
+):
     """Pack the transforms of m images: centre, undo the shift, multiply by C / sigma^2.
 
     Parameters
     ----------
-    transforms : (m, M, M // 2 + 1) complex
-        rfft2 of the images as they are, M at least as large as the grid's box.
+    transforms : (m, M, 2 W) real
+        The columns 0 to W - 1, W > R, of rfft2 of the images as they are, real and imaginary parts
+        in turn; M at least as large as the grid's box.
+    places : (m,) int64
+        Row of each image in the arrays to fill.
     shifts : (m, 2) float64
         (sx, sy) in pixels of these images.
     rows : (2 R + 1, 3) int64
@@ -35,42 +60,72 @@ def prepare_images(transforms, shifts, rows, ctf, length, inverse_variance, data
         Side of the box, angstrom.
     inverse_variance : (samples,) float64
         1 / sigma^2 of every sample, halved at the origin.
-    data : (m, samples) complex, modified in place
-        C y / sigma^2.
+    weights : (n, samples) real, modified in place
+        C^2 / sigma^2; not touched without CTF.
+    data : (n, 2 samples) real, modified in place
+        C y / sigma^2, real and imaginary parts in turn.
     energies : (m,) float64, modified in place
         Sum of |y|^2 / sigma^2 over the half disc.
     """
     radius = (rows.shape[0] - 1) // 2
     side = transforms.shape[1]
     centre = float(side // 2)
-    for i in prange(transforms.shape[0]):
-        px = np.empty(radius + 1, np.complex128)
-        py = np.empty(2 * radius + 1, np.complex128)
-        fill_phases(px, 0, (centre - shifts[i, 0]) / side)
-        fill_phases(py, -radius, (centre - shifts[i, 1]) / side)
-        energy = 0.0
+    with_ctf = ctf.shape[0] > 0
+    frequency = np.arange(-radius, radius + 1) / length
+    x_re, x_im = np.empty(radius + 1), np.empty(radius + 1)
+    y_re, y_im = np.empty(2 * radius + 1), np.empty(2 * radius + 1)
+    for i in range(transforms.shape[0]):
+        fill_phases((centre - shifts[i, 0]) / side, 0, x_re, x_im)
+        fill_phases((centre - shifts[i, 1]) / side, -radius, y_re, y_im)
+        values, decay = np.ones(radius + 1), np.ones(2 * radius + 1)
+        if with_ctf:
+            fill_envelope(ctf[i], frequency, decay)
+        energy = np.zeros(radius + 1)
         for k in range(-radius, radius + 1):
-            start = rows[k + radius, 0]
-            for h in range(rows[k + radius, 1], rows[k + radius, 2]):
-                y = transforms[i, k % side, h] * px[h] * py[k + radius]
-                v = inverse_variance[start + h]
-                energy += v * (y.real * y.real + y.imag * y.imag)
-                if ctf.shape[0] > 0:
-                    v *= ctf_value(ctf[i], h / length, k / length)
-                data[i, start + h] = complex(v * y.real, v * y.imag)
-        energies[i] = energy
+            first, stop = rows[k + radius, 1], rows[k + radius, 2]
+            start, end = rows[k + radius, 0] + first, rows[k + radius, 0] + stop
+            c, v = values[first:stop], inverse_variance[start:end]
+            if with_ctf:
+                fx = frequency[radius + first : radius + stop]
+                decay_x = decay[radius + first : radius + stop]
+                fill_ctf(ctf[i], fx, frequency[k + radius], decay_x, decay[k + radius], c)
+                w = weights[places[i], start:end]
+                for j in range(w.size):
+                    w[j] = c[j] * c[j] * v[j]
+            a_re, a_im = x_re[first:stop], x_im[first:stop]
+            b_re, b_im = y_re[k + radius], y_im[k + radius]
+            y = transforms[i, k % side, 2 * first : 2 * stop]
+            e = energy[first:stop]
+            out = data[places[i], 2 * start : 2 * end]
+            for j in range(e.size):
+                p_re = a_re[j] * b_re - a_im[j] * b_im
+                p_im = a_re[j] * b_im + a_im[j] * b_re
+                re = y[2 * j] * p_re - y[2 * j + 1] * p_im
+                im = y[2 * j] * p_im + y[2 * j + 1] * p_re
+                e[j] += v[j] * (re * re + im * im)
+                out[2 * j] = c[j] * v[j] * re
+                out[2 * j + 1] = c[j] * v[j] * im
+        energies[i] = energy.sum()
 
 
 @parallel
 def prepare_weights(rows, ctf, length, inverse_variance, weights):
-    """Fill weights (m, samples) with C^2 / sigma^2; arguments as in `prepare_images`."""
+    """Fill weights (m, samples) with C^2 / sigma^2; arguments as in `pack_images`."""
     radius = (rows.shape[0] - 1) // 2
     for i in prange(ctf.shape[0]):
+        frequency = np.arange(-radius, radius + 1) / length
+        values, decay = np.empty(radius + 1), np.empty(2 * radius + 1)
+        fill_envelope(ctf[i], frequency, decay)
         for k in range(-radius, radius + 1):
-            start = rows[k + radius, 0]
-            for h in range(rows[k + radius, 1], rows[k + radius, 2]):
-                c = ctf_value(ctf[i], h / length, k / length)
-                weights[i, start + h] = inverse_variance[start + h] * c * c
+            first, stop = rows[k + radius, 1], rows[k + radius, 2]
+            start, end = rows[k + radius, 0] + first, rows[k + radius, 0] + stop
+            c, v = values[first:stop], inverse_variance[start:end]
+            fx = frequency[radius + first : radius + stop]
+            decay_x = decay[radius + first : radius + stop]
+            fill_ctf(ctf[i], fx, frequency[k + radius], decay_x, decay[k + radius], c)
+            w = weights[i, start:end]
+            for j in range(w.size):
+                w[j] = c[j] * c[j] * v[j]
 
 
 @serial

@@ -3,7 +3,7 @@
 One sweep serves them all. It walks the volume tile by tile and, within a tile, image by image (see
 `fastcryo.kernels.layout.disc_tiles`): a tile is copied into a buffer of the thread's own, which
 stays in the cache while all images of the batch read it, and sums are collected in another and
-stored once. What is done to a run of neighbouring samples, a few lines per operation, is all that
+added to the volume once. What is done to a run of neighbouring samples, a few lines per operation, is all that
 differs. A thread takes the next tile when it is done with one. Every tile is one thread's alone and
 sums in a fixed order, as do the rows that neighbouring tiles share, so results do not depend on the
 number of threads.
@@ -25,7 +25,7 @@ from fastcryo.kernels.cpu.tiles import (
     clear_tile,
     load_tile,
     make_buffer,
-    store_tile,
+    add_tile,
     take,
 )
 from fastcryo.kernels.layout import FRACTION_BITS, buffer_strides
@@ -76,7 +76,7 @@ def make_sweep(process, ask, offset):
         source : tuple of one or two (voxels,) complex, or ((0,),)
             The flat half grids that are read.
         target : tuple of one or two (voxels,), or ((0,),), modified in place
-            The flat half grids of the sums; zeros to begin with, where no window reaches.
+            The flat half grids that are added to.
         tables : tuple of arrays
             Weights, data, samples: what `process` reads or writes by image.
         images : (m,) int64
@@ -158,7 +158,7 @@ def make_sweep(process, ask, offset):
                         )
                         sum0, sum1, sum2 = sum0 + part[0], sum1 + part[1], sum2 + part[2]
                 if sum_size > 0:
-                    store_tile(total, tiles[t], widths, row, plane, box, target, halos[t])
+                    add_tile(total, tiles[t], widths, row, plane, box, target, halos[t])
                 sums[t, 0], sums[t, 1], sums[t, 2] = sum0, sum1, sum2
                 t = take(counter)
         for t in prange(shared):

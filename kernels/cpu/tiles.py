@@ -74,8 +74,8 @@ def clear_tile(tile, widths, row, plane, box, buffer):
 
 
 @register
-def store_tile(buffer, tile, widths, row, plane, box, volumes, halo):
-    """Store what a thread summed: the tile's own cells in the volumes, the next ones in its halo.
+def add_tile(buffer, tile, widths, row, plane, box, volumes, halo):
+    """Add what a thread summed in a tile's own cells to the volumes, and store the rest as its halo.
 
     The halo (thickness + width + 1, row * channels) holds the rows y0 to y1 of the plane z1, then
     the rows y1 of the planes z0 to z1 - 1, for their owners to add.
@@ -95,7 +95,7 @@ def store_tile(buffer, tile, widths, row, plane, box, volumes, halo):
             else:
                 for c in range(channels):
                     for x in range(2 * width + 1):
-                        volumes[c][there + x] = source[(here + x) * channels + c]
+                        volumes[c][there + x] += source[(here + x) * channels + c]
 
 
 @register

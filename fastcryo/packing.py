@@ -1,0 +1,206 @@
+"""From pixels to packed samples: transform, crop, undo the shift, multiply by the CTF.
+
+Threads take blocks of images in turn. A block is read in one go; then a few images at a time, few
+enough to stay in the cache, go all the way from pixels to packed samples. No image depends on
+another one, so the results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from fastcryo.errors import InputError
+from fastcryo.kernels.cpu import prepare
+from fastcryo.operators import SliceOperator
+from fastcryo.threads import in_threads
+
+# Transforms of a block, which is what is read in one go, and of the images in a core's cache.
+BLOCK_BYTES = 8 * 2**20
+CACHE_BYTES = 2**20
+REPORTS = 500
+# Columns are cut off before they are transformed where at least this part of them can go.
+WORTH_CUTTING = 0.1
+
+
+Keep = Callable[[NDArray[np.int64], NDArray], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where the pixels of a set of images come from.
+
+    Attributes
+    ----------
+    side : int
+        M.
+    order : ndarray of int64
+        All images, in the order in which to read them.
+    read : callable
+        From indices of images to their pixels, (m, M, M), in the precision of the problem, finite
+        or not; called by several threads.
+    refuse : callable
+        Raises an InputError that names those of some images that are not finite.
+    progress : callable or None
+        Called with (images done, images in all).
+    """
+
+    side: int
+    order: NDArray[np.int64]
+    read: Callable[[NDArray[np.int64]], NDArray]
+    refuse: Callable[[NDArray[np.int64]], None]
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Packer:
+    """What the images of a set have in common, and the metadata of each.
+
+    Attributes
+    ----------
+    operator : SliceOperator
+        Layout and precision of the samples.
+    length : float
+        Side of the images, angstrom.
+    shifts : ndarray, shape (n, 2), float64
+        Pixels.
+    ctf : ndarray, shape (n, 7) or (0, 7), float64
+        Coefficients; no rows: C = 1.
+    inverse_variance : ndarray, shape (samples,), float64
+        1 / sigma^2, halved at the origin.
+    """
+
+    operator: SliceOperator
+    length: float
+    shifts: NDArray[np.float64]
+    ctf: NDArray[np.float64]
+    inverse_variance: NDArray[np.float64]
+
+    def pack(
+        self,
+        images: NDArray,
+        members: NDArray[np.int64],
+        places: NDArray[np.int64],
+        weights: NDArray,
+        data: NDArray,
+    ) -> NDArray[np.float64]:
+        """Fill rows of weights and data with some images, on one thread.
+
+        Parameters
+        ----------
+        images : ndarray, shape (m, M, M)
+            In the precision of the operator.
+        members : ndarray, shape (m,), int64
+            Which of the n they are.
+        places : ndarray, shape (m,), int64
+            Their rows in the arrays to fill.
+        weights, data : ndarray, modified in place
+            As in `fastcryo.problem.KnownPoseProblem`; without CTF the weights are left alone.
+
+        Returns
+        -------
+        ndarray, shape (m,)
+            Energies: 1/2 sum |y|^2 / sigma^2 of every image; not finite if a pixel is not.
+        """
+        real = self.operator.real_dtype
+        energies = np.empty(len(images))
+        prepare.pack_images(
+            half_transforms(images, self.operator.grid.radius).view(real),
+            places,
+            self.shifts[members],
+            self.operator.rows,
+            self.ctf[members] if len(self.ctf) else self.ctf,
+            self.length,
+            self.inverse_variance,
+            weights,
+            data.view(real),
+            energies,
+        )
+        return energies
+
+    def common_weights(self) -> NDArray:
+        """Return the one row of weights that serves all images without CTF."""
+        return self.inverse_variance[None].astype(self.operator.real_dtype)
+
+    def fill_weights(self, weights: NDArray) -> None:
+        """Fill the weights of all images, one row each, without reading any."""
+        rows, length = self.operator.rows, self.length
+        prepare.prepare_weights(rows, self.ctf, length, self.inverse_variance, weights)
+
+
+def half_transforms(images: NDArray, radius: int) -> NDArray:
+    """Return the columns 0 to R, at least, of rfft2 of images.
+
+    The rows are transformed first. Where the disc is much smaller than the images, the columns
+    that hold none of it are cut off then, and cost nothing along y.
+
+    Parameters
+    ----------
+    images : ndarray, shape (m, M, M), real
+    radius : int
+        R.
+
+    Returns
+    -------
+    ndarray, shape (m, M, W), complex
+    """
+    transforms = scipy.fft.rfft(images, axis=2, workers=1)
+    if radius + 1 < (1 - WORTH_CUTTING) * transforms.shape[2]:
+        transforms = np.ascontiguousarray(transforms[:, :, : radius + 1])
+    return scipy.fft.fft(transforms, axis=1, workers=1, overwrite_x=True)
+
+
+def stream(source: Source, keep: Keep) -> NDArray[np.float64]:
+    """Read all images, and hand them on a few at a time.
+
+    Parameters
+    ----------
+    source : Source
+    keep : callable
+        Takes (indices, images) and returns their energies; called by several threads.
+
+    Returns
+    -------
+    ndarray, shape (n,), float64
+        Energies of all images.
+
+    Raises
+    ------
+    InputError
+        Images with NaN or infinite pixels.
+    """
+    count, pixels, told = len(source.order), source.side**2, 0
+    energies = np.zeros(count)
+
+    def work(block: slice) -> None:
+        members = source.order[block]
+        images = source.read(members)
+        parts = pieces(len(members), CACHE_BYTES // (8 * pixels))
+        found = np.concatenate([keep(members[part], images[part]) for part in parts])
+        # A sum over all pixels finds what a look at each of them would, at no cost.
+        if not np.isfinite(found).all():
+            source.refuse(members)
+            raise InputError("images: pixels are too large, normalise them")
+        energies[members] = found
+
+    work_done = in_threads(work, pieces(count, BLOCK_BYTES // (8 * pixels)))
+    # Closed here, so that no thread works on when `progress` is interrupted.
+    with contextlib.closing(work_done):
+        for block, _ in work_done:
+            due = block.stop == count or block.stop - told >= count / REPORTS
+            if source.progress is not None and due:
+                told = block.stop
+                source.progress(told, count)
+    return energies
+
+
+def pieces(count: int, length: int) -> Iterator[slice]:
+    """Cut `count` things into pieces of a length, at least 1."""
+    length = max(1, length)
+    for start in range(0, count, length):
+        yield slice(start, min(start + length, count))
