@@ -3,10 +3,10 @@
 One sweep serves them all. It walks the volume tile by tile and, within a tile, image by image (see
 `fastcryo.kernels.layout.disc_tiles`): a tile is copied into a buffer of the thread's own, which
 stays in the cache while all images of the batch read it, and sums are collected in another and
-added to the volume once. What is done to a run of neighbouring samples, a few lines per operation, is all that
-differs. A thread takes the next tile when it is done with one. Every tile is one thread's alone and
-sums in a fixed order, as do the rows that neighbouring tiles share, so results do not depend on the
-number of threads.
+added to the volume once. What is done to a run of neighbouring samples, a few lines per operation,
+is all that differs. A thread takes the next tile when it is done with one. Every tile is one
+thread's alone and sums in a fixed order, as do the rows that neighbouring tiles share, so results
+do not depend on the number of threads.
 
 The samples of an image lie far from those of the next, so a run's data would be waited for at its
 first sample. The runs of a few images are therefore listed before they are processed, and the data
@@ -22,10 +22,10 @@ from fastcryo.kernels._jit import parallel, register
 from fastcryo.kernels.cpu.segments import find_segments
 from fastcryo.kernels.cpu.tiles import (
     add_halos,
+    add_tile,
     clear_tile,
     load_tile,
     make_buffer,
-    add_tile,
     take,
 )
 from fastcryo.kernels.layout import FRACTION_BITS, buffer_strides

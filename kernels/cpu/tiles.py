@@ -75,7 +75,7 @@ def clear_tile(tile, widths, row, plane, box, buffer):
 
 @register
 def add_tile(buffer, tile, widths, row, plane, box, volumes, halo):
-    """Add what a thread summed in a tile's own cells to the volumes, and store the rest as its halo.
+    """Add what a thread summed in a tile's own cells to the volumes; the rest becomes its halo.
 
     The halo (thickness + width + 1, row * channels) holds the rows y0 to y1 of the plane z1, then
     the rows y1 of the planes z0 to z1 - 1, for their owners to add.
