@@ -78,6 +78,8 @@ def conjugate_gradient(
     Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 49 (1952) 409.
     """
     _check_limits(tolerance, max_iterations)
+    if operator is not None:
+        operator.check(problem)
     began = time.perf_counter()
     multiply = problem.hvp if operator is None else operator.matvec
     grid, real = problem.grid, problem.operator.real_dtype.type
@@ -158,6 +160,8 @@ def lbfgs(
     Liu & Nocedal, Math. Program. 45 (1989) 503.
     """
     _check_limits(tolerance, max_iterations)
+    if operator is not None:
+        operator.check(problem)
     began = time.perf_counter()
     grid, dtype = problem.grid, problem.operator.dtype
     multiply = problem.hvp if operator is None else operator.matvec
