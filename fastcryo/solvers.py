@@ -239,8 +239,16 @@ def wiener(problem: KnownPoseProblem, weight: str | NDArray = "gridding") -> NDA
     Returns
     -------
     ndarray, half grid
+
+    Raises
+    ------
+    InputError
+        No weight, or one that cannot be used.
     """
-    inverse = thresholded_inverse(named_diagonal(problem, weight), 0.0)
+    diagonal = named_diagonal(problem, weight)
+    if diagonal is None:
+        raise InputError("preconditioner: the quotient needs one, choose gridding or exact")
+    inverse = thresholded_inverse(diagonal, 0.0)
     quotient = problem.right_hand_side()
     vectors.scale_by(quotient, inverse, quotient)
     return quotient
