@@ -52,7 +52,8 @@ def conjugate_gradient(
 ) -> SolverResult:
     """Solve H V = b by conjugate gradients with a diagonal preconditioner.
 
-    Dot products are sums in float64.
+    Dot products are sums in float64. Voxels that nothing determines, because no image sees them and
+    lambda is 0, stay zero.
 
     Parameters
     ----------
@@ -159,6 +160,8 @@ def lbfgs(
     ----------
     Liu & Nocedal, Math. Program. 45 (1989) 503.
     """
+    from threadpoolctl import threadpool_limits
+
     _check_limits(tolerance, max_iterations)
     if operator is not None:
         operator.check(problem)
@@ -204,15 +207,18 @@ def lbfgs(
     best = start
     try:
         keep(scipy.optimize.OptimizeResult(x=start, fun=loss))
-        best = scipy.optimize.minimize(
-            evaluate,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            callback=keep,
-            options={"maxiter": max_iterations, "maxfun": 10 * max_iterations}
-            | {"ftol": 0.0, "gtol": 0.0},
-        ).x
+        # SciPy's vectors are too short for the threads of its BLAS, which change the order of sums
+        # and, where cores are shared, wait for one another far longer than they compute.
+        with threadpool_limits(1, "blas"):
+            best = scipy.optimize.minimize(
+                evaluate,
+                start,
+                jac=True,
+                method="L-BFGS-B",
+                callback=keep,
+                options={"maxiter": max_iterations, "maxfun": 10 * max_iterations}
+                | {"ftol": 0.0, "gtol": 0.0},
+            ).x
     except StopIteration:
         pass
     volume = coordinates.unpack(inverse_root * best).astype(dtype)

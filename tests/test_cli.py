@@ -94,8 +94,8 @@ def test_reconstruct_writes_all_files_and_recovers_the_truth(data, tmp_path, cap
     [
         "--solver cg",
         "--solver cg --interpolation nearest --preconditioner gridding",
-        "--solver lbfgs --maxres 10",
-        "--solver lbfgs --preconditioner none --regularization 1e-6",
+        "--solver lbfgs --maxres 10 --subset 2",
+        "--solver lbfgs --preconditioner none --regularization 1e-6 --subset 2",
         "--solver wiener --box 24",
         "--solver wiener --preconditioner exact --regularization 1e-6",
         "--variance-reduction none",

@@ -54,7 +54,6 @@ def minimiser(star, tmp_path_factory):
     [
         ("--solver cg --preconditioner gridding", 1e-4),
         ("--solver lbfgs", 3e-3),
-        ("--solver lbfgs --preconditioner gridding", 3e-3),
         ("--epochs 100", 1e-3),
         ("--epochs 100 --batch-size 15", 1e-3),
     ],
@@ -68,7 +67,7 @@ def test_all_solvers_end_at_the_same_map(star, minimiser, tmp_path, options, tol
         assert history["maps"][name].get("converged", True)
 
 
-@pytest.mark.parametrize("solver", ["sgd", "cg", "lbfgs"])
+@pytest.mark.parametrize("solver", ["sgd", "cg"])
 def test_operators_that_do_not_fit_are_done_without_and_it_is_said(
     star, tmp_path, monkeypatch, capsys, solver
 ):
@@ -79,9 +78,7 @@ def test_operators_that_do_not_fit_are_done_without_and_it_is_said(
     assert "do not fit" in capsys.readouterr().out
     (note,) = record(tmp_path / "without")["notes"]
     assert "every product goes through the images instead" in note
-    # Rounding apart; that of L-BFGS ends its line searches elsewhere.
-    limit = 3e-3 if solver == "lbfgs" else 1e-4
-    assert np.linalg.norm(inside - without) < limit * np.linalg.norm(inside)
+    assert np.linalg.norm(inside - without) < 1e-4 * np.linalg.norm(inside)
 
 
 def test_bytes_are_named_before_they_are_allocated(monkeypatch):
