@@ -10,7 +10,12 @@ VARIANTS = {
     "precomputed": {"preconditioner": "exact"},
     "estimated": {"preconditioner": "hutchinson"},
     "estimated, no threshold": {"preconditioner": "hutchinson", "threshold": None},
-    "default of reconstruct": {"preconditioner": "gridding", "step": "decay", "initial_step": 1.5},
+    "decay": {"preconditioner": "gridding", "step": "decay", "initial_step": 1.5},
+    "default of reconstruct": {
+        "preconditioner": "gridding",
+        "step": 1.0,
+        "variance_reduction": "svrg",
+    },
 }
 
 

@@ -18,6 +18,7 @@ OVERRIDES = (
     "preconditioner",
     "step",
     "initial_step",
+    "variance_reduction",
     "armijo",
     "threshold",
     "epochs",

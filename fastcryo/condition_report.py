@@ -129,10 +129,8 @@ def condition(
     radii = sorted({max(1, problem.grid.radius * part // 4) for part in (1, 2, 4)})
     last = problem.grid.radius
     prior = PRIOR_SHARE * problem.grid.shell_means(operator.diagonal())
-    damped = problem.with_regularization(prior)
-    damped_operator = replace(operator, problem=damped)
-    if operator.weight is not None:
-        damped_operator = damped.normal_operator()
+    damped_operator = operator.with_regularization(prior)
+    damped = damped_operator.problem
 
     scaled, densities = {}, {}
     jobs = [("none", radii), ("exact", radii), ("gridding", [last])]

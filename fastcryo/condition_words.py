@@ -61,6 +61,13 @@ def lines(result: ConditionReport) -> list[str]:
         + ("" if plain.eigenvalues.converged and scaled.eigenvalues.converged else UNSURE),
         *_advice(kappa, with_prior),
     ]
+    if np.isinf(radial.bound[-1]):
+        radius, images = int(radial.radius[-1]), len(result.particles)
+        least = -(-lattice_points(radius, 3) // lattice_points(radius, 2))
+        said.append(
+            f"{images} images are fewer than the {least} that it takes at least to cover a ball of "
+            f"radius {radius}: without lambda its condition number is infinite for any views"
+        )
     if radial.note:
         said.append(radial.note)
     return said
@@ -73,14 +80,16 @@ def _advice(kappa: float, with_prior: float) -> list[str]:
         return ["no solver reaches voxels that no image sees: give a regularization above 0"]
     descent = np.log(REDUCTION) / -np.log(max(predicted_rate(best), 1e-12))
     gradients = np.log(2 * REDUCTION) * np.sqrt(best) / 2
-    epochs = max(10, int(np.ceil(descent / BATCHES_PER_EPOCH)))
+    # Steps of 1 take off 1 / kappa of the slowest error each.
+    steps = np.log(REDUCTION) / -np.log1p(-1 / max(best, 1 + 1e-12))
+    epochs = max(10, int(np.ceil(steps / BATCHES_PER_EPOCH)))
     prior = (
         "keep the prior (without it the map needs far more)" if kappa > 3 * best else "any prior"
     )
     return [
         f"to a {REDUCTION}th of the worst error: {_number(gradients)} products with H by "
         f"conjugate gradients (--solver cg), {_number(descent)} full steps of descent",
-        f"with --solver sgd: --preconditioner gridding, --step decay from 1.5 (below 2 is safe), "
+        f"with --solver sgd: --preconditioner gridding, --step 1 (safe for any views and batches), "
         f"--epochs {min(epochs, 100)} of {BATCHES_PER_EPOCH} batches; {prior}",
     ]
 

@@ -58,7 +58,7 @@ def print_particles(console: Console, particles: Particles) -> None:
 
 
 def print_reconstruction(console: Console, result: Reconstruction) -> None:
-    """Print the resolution, the time and where the files are."""
+    """Print the resolution, notes, the time and where the files are."""
     if result.resolution is not None and np.isinf(result.resolution):
         console.print(
             "resolution: none, the half-maps do not correlate even in the first shell; "
@@ -66,6 +66,8 @@ def print_reconstruction(console: Console, result: Reconstruction) -> None:
         )
     elif result.resolution is not None:
         console.print(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143)")
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
     console.print(f"time: {result.seconds:.1f} s")
     console.print(f"report: {result.folder / 'run_report.png'}")
 

@@ -34,9 +34,8 @@ VARIANTS = {
     "estimated, no threshold": {"preconditioner": "hutchinson", "threshold": None},
     "fastcryo's default": {
         "preconditioner": "gridding",
-        "step": "decay",
-        "initial_step": 1.5,
-        "average": True,
+        "step": 1.0,
+        "variance_reduction": "svrg",
     },
 }
 
@@ -151,6 +150,7 @@ def compare_variants(
 ) -> tuple[dict[str, list[float]], float]:
     """Run the paper's variants on its objective; losses by epoch, and the minimiser's loss."""
     problem = KnownPoseProblem.from_particles(particles, regularization=1e-8)
+    operator = problem.normal_operator()
     losses = {}
     for name, options in VARIANTS.items():
         result = sgd(
@@ -160,6 +160,7 @@ def compare_variants(
             callback=lambda p, name=name: report(
                 name, p.epoch * p.iterations + p.iteration + 1, p.epochs * p.iterations, ""
             ),
+            operator=operator if "variance_reduction" in options else None,
             **options,
         )
         losses[name] = result.history.epoch_loss
@@ -168,6 +169,7 @@ def compare_variants(
         tolerance=FLOOR_TOLERANCE,
         max_iterations=FLOOR_ITERATIONS,
         callback=lambda i, r: report("minimiser (CG)", i, FLOOR_ITERATIONS, f"residual {r:.1e}"),
+        operator=operator,
     )
     report("minimiser (CG)", FLOOR_ITERATIONS, FLOOR_ITERATIONS, "")
     return losses, problem.loss(exact.volume)

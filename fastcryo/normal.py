@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, stencil, vectors
@@ -127,7 +128,7 @@ class NormalOperator:
     problem : KnownPoseProblem
     stencil : ndarray, shape (R + 1, 2 R + 1, 5, 3 (2 R + 3)), or None
     weight : ndarray, real half grid, or None
-        H, if it is diagonal.
+        H without lambda, if it is diagonal.
     notes : tuple of str
         Why H is not assembled, if it is not.
     """
@@ -146,6 +147,35 @@ class NormalOperator:
     def assembled(self) -> bool:
         """Whether products leave the images alone."""
         return self.stencil is not None or self.weight is not None
+
+    def with_regularization(self, regularization: ArrayLike) -> NormalOperator:
+        """Return the operator of the same images with another lambda (number or per shell).
+
+        It shares what is assembled; its `problem` is the one with that lambda.
+        """
+        return replace(self, problem=self.problem.with_regularization(regularization))
+
+    def check(self, problem: KnownPoseProblem) -> None:
+        """Make sure that this is H of a problem.
+
+        Raises
+        ------
+        InputError
+            It was made for other images or another lambda.
+        """
+        mine = self.problem
+        if mine is problem:
+            return
+        same = mine.steps is problem.steps and mine.weights is problem.weights
+        if not (same and np.array_equal(mine.members, problem.members)):
+            raise InputError(
+                "operator: it was made for other images, use normal_operator() of this problem"
+            )
+        if not np.array_equal(mine.damping, problem.damping):
+            raise InputError(
+                "operator: it was made for another regularization, "
+                "use operator.with_regularization(...) and its problem"
+            )
 
     @cached_property
     def _widths(self) -> NDArray[np.int64]:
@@ -166,7 +196,7 @@ class NormalOperator:
         """
         self.grid.check(Z)
         if self.weight is not None:
-            return Z * self.weight
+            return Z * (self.weight + self.problem.damping)
         if self.stencil is None:
             return self.problem.hvp(Z)
         dtype = np.result_type(Z.dtype, np.complex64)
@@ -191,7 +221,7 @@ class NormalOperator:
     def diagonal(self) -> NDArray:
         """Return J = diag H, a real half grid."""
         if self.weight is not None:
-            return self.weight.copy()
+            return self.weight + self.problem.damping
         if self.stencil is None:
             return self.problem.hessian_diagonal()
         r, c = self.grid.radius, self.grid.centre
@@ -283,7 +313,7 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
         )
         return NormalOperator(problem, None, None, (note,))
     if operator.interpolation == "nearest":
-        return NormalOperator(problem, None, problem.hessian_diagonal())
+        return NormalOperator(problem, None, problem.with_regularization(0.0).hessian_diagonal())
     entries = np.zeros(stencil.stencil_shape(grid.radius), operator.real_dtype)
     radius = grid.radius
     tiles, _ = layout.disc_tiles(radius, *TILE_SHAPE)

@@ -71,6 +71,13 @@ def preconditioner_name(text: str) -> str | None:
     return None if text == "none" else text
 
 
+def variance_reduction_name(text: str) -> str | None:
+    """Parse a variance reduction's name; ``none`` is None."""
+    if text not in ("svrg", "none"):
+        raise argparse.ArgumentTypeError(f"{text!r}: choose svrg or none")
+    return None if text == "none" else text
+
+
 def threshold_rule(text: str) -> str | float | None:
     """Parse a threshold: ``auto``, ``none`` or a number."""
     return {"auto": "auto", "none": None}.get(text) if text in ("auto", "none") else float(text)
@@ -146,14 +153,21 @@ def _reconstruct(commands) -> None:
         "--preconditioner",
         type=preconditioner_name,
         metavar="gridding|exact|hutchinson|none",
-        help="default: gridding",
+        help="default: exact for cg and lbfgs, else gridding",
     )
     option(
         solver,
         "--step",
         type=step_rule,
         metavar="decay|armijo|exact|NUMBER",
-        help="default: decay",
+        help="default: 1; decay without variance reduction",
+    )
+    option(
+        solver,
+        "--variance-reduction",
+        type=variance_reduction_name,
+        metavar="svrg|none",
+        help="correct the gradients of minibatches by that of all images (default: svrg)",
     )
     option(solver, "--initial-step", type=positive_number, help="first step size")
     option(solver, "--armijo", type=float, help="constant c of the Armijo condition")

@@ -141,9 +141,12 @@ def default_threshold(problem: KnownPoseProblem) -> float:
     return problem.mean_inverse_variance / float(sizes.max())
 
 
-def thresholded_inverse(diagonal: NDArray, threshold: float) -> NDArray:
-    """Return 1 / max(|D|, alpha); 0 where that is 0 (a voxel that no image sees, lambda = 0)."""
+def thresholded_inverse(
+    diagonal: NDArray, threshold: float, spread: NDArray | float = 0.0
+) -> NDArray:
+    """Return 1 / (max(|D|, alpha) + tau); 0 where that is 0: no image sees it, and lambda = 0."""
     bounded = np.maximum(np.abs(diagonal), diagonal.dtype.type(threshold))
+    bounded += spread
     return np.divide(1, bounded, out=np.zeros_like(bounded), where=bounded > 0)
 
 

@@ -79,7 +79,12 @@ def radius_of(
             f"resolution: {resolution:g} angstrom is beyond Nyquist, "
             f"{2 * setup.length / side:.4g} angstrom is the limit here"
         )
-    return max(min(int(shells + 1e-6), (side - 1) // 2), 0)
+    if shells + 1e-6 < 1:
+        raise InputError(
+            f"resolution: {resolution:g} angstrom leaves no samples but the origin, give at most "
+            f"{setup.length:.4g} angstrom, the side of the box"
+        )
+    return min(int(shells + 1e-6), (side - 1) // 2)
 
 
 def by_shell(name: str, values: ArrayLike, radius: int) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastcryo import plots
 from fastcryo._version import __version__
+from fastcryo.assembled import assemble_all, operator_memory
 from fastcryo.checkpoint import load_checkpoint, save_checkpoint
 from fastcryo.errors import InputError
 from fastcryo.fsc import half_map_curves, resolution_at, shell_correlation
@@ -22,7 +23,9 @@ from fastcryo.grid import FourierGrid
 from fastcryo.io.atomic import replacing
 from fastcryo.io.fsc_files import write_fsc_star, write_fsc_xml
 from fastcryo.io.mrc import write_map
+from fastcryo.lanczos import describe_uncovered
 from fastcryo.noise import estimate_noise_std, wiener_prior
+from fastcryo.normal import NormalOperator
 from fastcryo.operators import SliceOperator
 from fastcryo.particles import Particles
 from fastcryo.preconditioner import named_diagonal
@@ -41,6 +44,7 @@ Report = Callable[[str, int, int, str], None]
 # lambda, enough to keep voxels that no image sees from growing.
 WEAK_PRIOR = 0.1
 PRIOR_TOLERANCE, PRIOR_ITERATIONS = 0.03, 15
+MOST_ITERATIONS = 200
 
 
 def silent(stage: str, done: int, total: int, detail: str) -> None:
@@ -119,16 +123,23 @@ def reconstruct(
 
     problem = prepare(particles, settings, report, prepared, overwrite)
     halves = [problem.select(members) for members in half_sets]
-    priors = regularizations(problem, halves, settings, report)
+    operators, notes = {}, []
+    if settings.assembles:
+        operators, note = assemble_all(problem, halves, report)
+        notes += [note] if note else []
+    priors = regularizations(problem, halves, settings, report, operators)
+    notes += gaps(problem, settings)
     jobs = {"half1": halves[0], "half2": halves[1], "full": problem}
     if settings.subset:
         jobs = {"full": problem}
     solutions = {}
     for number, (name, job) in enumerate(jobs.items()):
+        operator = operators.pop(name, None)
         solutions[name] = solve(
             name,
             job.with_regularization(priors[name]),
             settings,
+            operator=operator and operator.with_regularization(priors[name]),
             checkpoint=folder / f"checkpoint_{name}.npz",
             identity=identity,
             resume=resume,
@@ -136,6 +147,7 @@ def reconstruct(
             report=report,
         )
 
+    notes += [s.note for s in solutions.values() if s.note]
     report("writing", 0, 1, "")
     pixel_size = problem.grid_pixel_size
     curves = resolution = None
@@ -152,8 +164,9 @@ def reconstruct(
         names = [map_name("half1"), map_name("half2")]
         write_fsc_star(folder / "run_fsc.star", curves, pixel_size, resolution, names, command)
         write_fsc_xml(folder / "run_fsc.xml", curves, pixel_size)
+    seconds = time.perf_counter() - began
     result = Reconstruction(
-        folder, solutions, curves, resolution, pixel_size, time.perf_counter() - began
+        folder, solutions, curves, resolution, pixel_size, seconds, tuple(notes)
     )
     write_history(folder / "run_history.json", result, particles, settings, command, prepared)
     plots.save_report(folder / "run_report.png", result, shown)
@@ -243,7 +256,7 @@ def prepare(
 
 
 def memory_needed(particles: Particles, settings: Settings, prepared: bool = False) -> int:
-    """Return the bytes that the prepared data and the working volumes will take.
+    """Return the bytes that the prepared data, the volumes and the assembled H will take.
 
     Parameters
     ----------
@@ -256,7 +269,8 @@ def memory_needed(particles: Particles, settings: Settings, prepared: bool = Fal
     data = len(particles) * packed_bytes(operator, particles.ctf is not None)
     if prepared:
         data = min(data, 0 if settings.prepared_type == "float32" else BLOCK_BYTES)
-    return data + 12 * int(np.prod(operator.grid.shape)) * 8
+    assembled = operator_memory(operator) if settings.assembles else 0
+    return data + 12 * int(np.prod(operator.grid.shape)) * 8 + assembled
 
 
 def disk_needed(particles: Particles, settings: Settings) -> int:
@@ -280,18 +294,22 @@ def regularizations(
     halves: list[KnownPoseProblem],
     settings: Settings,
     report: Report,
+    operators: Mapping[str, NormalOperator] | None = None,
 ) -> dict[str, float | NDArray]:
     """Return lambda of both half-maps and of the full map.
 
     The Wiener prior is that of the Fourier coefficients V, whose noise is not spread evenly over
     the box; so its FSC is that of the weakly regularised minimisers, before any window or mask.
+    `operators` are those of `fastcryo.assembled.assemble_all`, without lambda; without them
+    products go through the images.
     """
     if settings.regularization is not None:
         return dict.fromkeys(("half1", "half2", "full"), settings.regularization)
-    grid = problem.grid
+    grid, operators = problem.grid, operators or {}
     diagonals, weak = [], []
     for number, half in enumerate(halves, 1):
-        diagonal = half.hessian_diagonal()
+        operator = operators.get(f"half{number}")
+        diagonal = half.hessian_diagonal() if operator is None else operator.diagonal()
         lam = WEAK_PRIOR * grid.shell_means(diagonal)
         damped = half.with_regularization(lam)
 
@@ -301,17 +319,31 @@ def regularizations(
 
         weak.append(
             conjugate_gradient(
-                damped, "exact", PRIOR_TOLERANCE, PRIOR_ITERATIONS, callback=tell
+                damped,
+                diagonal + damped.damping,
+                PRIOR_TOLERANCE,
+                PRIOR_ITERATIONS,
+                callback=tell,
+                operator=operator and operator.with_regularization(lam),
             ).volume
         )
         report(f"prior, half {number}", PRIOR_ITERATIONS, PRIOR_ITERATIONS, "")
         diagonals.append(diagonal)
     fsc = smooth(shell_correlation(grid, *weak))
+    of_all = sum(len(h) / len(problem) * d for h, d in zip(halves, diagonals, strict=True))
     return {
         "half1": wiener_prior(grid, diagonals[0], fsc),
         "half2": wiener_prior(grid, diagonals[1], fsc),
-        "full": wiener_prior(grid, problem.hessian_diagonal(), fsc, halves=2),
+        "full": wiener_prior(grid, of_all, fsc, halves=2),
     }
+
+
+def gaps(problem: KnownPoseProblem, settings: Settings) -> list[str]:
+    """Say which voxels nothing determines: no image sees them, and lambda is 0."""
+    if settings.regularization != 0:
+        return []
+    unseen = problem.grid.ball() & ~(problem.hessian_diagonal() > 0)
+    return [f"{describe_uncovered(problem.grid, unseen)}; they stay zero"] if unseen.any() else []
 
 
 def smooth(curve: NDArray) -> NDArray:
@@ -325,6 +357,7 @@ def solve(
     problem: KnownPoseProblem,
     settings: Settings,
     *,
+    operator: NormalOperator | None,
     checkpoint: Path,
     identity: str,
     resume: bool,
@@ -332,7 +365,7 @@ def solve(
     report: Report,
 ) -> Solution:
     """Solve one map with the solver of the settings."""
-    lam = problem.shell_regularization()
+    lam, note = problem.shell_regularization(), ""
     if settings.solver == "sgd":
         state = None
         if resume and checkpoint.exists():
@@ -352,6 +385,7 @@ def solve(
             callback=tell,
             resume=state,
             checkpoint=keep,
+            operator=operator if settings.variance_reduction else None,
             **settings.sgd_options(len(problem)),
         )
         diagonal, volume, history = (
@@ -361,26 +395,34 @@ def solve(
         )
     elif settings.solver in ("cg", "lbfgs"):
         minimise = {"cg": conjugate_gradient, "lbfgs": lbfgs}[settings.solver]
-        diagonal = problem.hessian_diagonal()
+        diagonal = named_diagonal(problem, settings.diagonal)
         result = minimise(
             problem,
             diagonal,
-            callback=lambda i, r: report(name, i, 200, f"residual {r:.2e}"),
+            max_iterations=MOST_ITERATIONS,
+            callback=lambda i, r: report(name, i, MOST_ITERATIONS, f"residual {r:.2e}"),
+            operator=operator,
         )
         volume = result.volume
+        if not result.converged:
+            note = (
+                f"{name}: {settings.solver} did not converge, its residual is "
+                f"{result.residual[-1]:.2g} after {len(result.residual) - 1} iterations"
+            )
         history = {
+            "converged": result.converged,
             "residual": result.residual,
             "epoch_loss": result.loss,
             "epoch_seconds": result.seconds,
         }
-        report(name, 200, 200, "")
+        report(name, MOST_ITERATIONS, MOST_ITERATIONS, f"{len(result.residual) - 1} iterations")
     else:
-        diagonal = named_diagonal(problem, "gridding")
+        diagonal = named_diagonal(problem, settings.diagonal)
         volume = wiener(problem, diagonal)
         history = {"epoch_loss": [problem.loss(volume)]}
         report(name, 1, 1, "")
     shells = None if diagonal is None else problem.grid.shell_means(diagonal)
-    return Solution(name, volume, lam, history, shells)
+    return Solution(name, volume, lam, history, shells, note)
 
 
 def write_history(
@@ -412,7 +454,7 @@ def write_history(
             "folder": str(prepared),
             "relative_rms_error": read_header(prepared)["relative_rms_error"],
         },
-        "notes": list(particles.notes),
+        "notes": [*particles.notes, *result.notes],
         "resolution": result.resolution if np.isfinite(result.resolution or 0) else None,
         "fsc": curves,
         "seconds": result.seconds,

@@ -25,6 +25,8 @@ class Solution:
         Lists by iteration and epoch; see `fastcryo.sgd.History` and `fastcryo.solvers`.
     preconditioner : ndarray or None
         Mean of the diagonal by shell.
+    note : str
+        What went wrong, if anything did.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Solution:
     regularization: float | list[float]
     history: dict
     preconditioner: NDArray | None
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,8 @@ class Reconstruction:
     pixel_size : float
         Of the maps, angstrom.
     seconds : float
+    notes : tuple of str
+        What a user should know of the result.
     """
 
     folder: Path
@@ -57,3 +62,4 @@ class Reconstruction:
     resolution: float | None
     pixel_size: float
     seconds: float
+    notes: tuple[str, ...] = ()

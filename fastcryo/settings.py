@@ -19,17 +19,20 @@ class Settings:
     ----------
     solver : {"sgd", "cg", "lbfgs", "wiener"}
     interpolation : {"trilinear", "nearest"}
-    preconditioner : {"gridding", "exact", "hutchinson"} or None
-    step : {"decay", "armijo", "exact"} or float
+    preconditioner : {"auto", "gridding", "exact", "hutchinson"} or None
+        "auto": "exact" for cg and lbfgs, else "gridding".
+    step : {"armijo", "exact", "decay"}, float or None
+        None: 1 with variance reduction, else "decay".
     initial_step : float or None
-        None: 1.5 for "decay" with "gridding" (any step below 2 is safe with all images), else
-        what `fastcryo.sgd.sgd` chooses.
+        None: 1.5 for "decay" with "gridding" and without variance reduction (any step below 2 is
+        safe with all images), else what `fastcryo.sgd.sgd` chooses.
+    variance_reduction : {"svrg"} or None
     threshold, beta, armijo, epochs
         See `fastcryo.sgd.sgd`.
     batch_size : int or None
         None: a tenth of the set, from 50 to 1000.
-    average : bool
-        Average the iterates of the second half.
+    average : bool or None
+        Average the iterates of the second half; None: where there is no variance reduction.
     regularization : float or None
         None: the Wiener prior by shell, from the half-maps; else lambda.
     noise : {"estimated", "unit"}
@@ -48,15 +51,16 @@ class Settings:
 
     solver: str = "sgd"
     interpolation: str = "trilinear"
-    preconditioner: str | None = "gridding"
-    step: str | float = "decay"
+    preconditioner: str | None = "auto"
+    step: str | float | None = None
     initial_step: float | None = None
+    variance_reduction: str | None = "svrg"
     threshold: str | float | None = "auto"
     beta: float = 0.9
     armijo: float = 0.99
     epochs: int = 10
     batch_size: int | None = None
-    average: bool = True
+    average: bool | None = None
     regularization: float | None = None
     noise: str = "estimated"
     maxres: float | None = None
@@ -81,24 +85,40 @@ class Settings:
         if self.subset not in (0, 1, 2):
             raise InputError(f"subset: {self.subset} is unknown, choose 1 or 2 (0: all)")
 
+    @property
+    def diagonal(self) -> str | None:
+        """The preconditioner that "auto" stands for, or the one asked for."""
+        if self.preconditioner != "auto":
+            return self.preconditioner
+        return "exact" if self.solver in ("cg", "lbfgs") else "gridding"
+
+    @property
+    def assembles(self) -> bool:
+        """Whether there are enough full products with H to assemble it."""
+        reduced = self.solver == "sgd" and self.variance_reduction is not None
+        return self.regularization is None or reduced or self.solver in ("cg", "lbfgs")
+
     def sgd_options(self, images: int) -> dict:
         """Return the arguments of `fastcryo.sgd.sgd` for a set of so many images."""
         batch = self.batch_size
         if batch is None:
             batch = min(max(images // BATCHES_PER_EPOCH, SMALLEST_BATCH), LARGEST_BATCH)
+        plain = self.variance_reduction is None
+        step = self.step if self.step is not None else "decay" if plain else 1.0
         first = self.initial_step
-        if first is None and self.step == "decay" and self.preconditioner == "gridding":
+        if first is None and plain and step == "decay" and self.diagonal == "gridding":
             first = 1.5
         return {
             "epochs": self.epochs,
             "batch_size": batch,
-            "preconditioner": self.preconditioner,
-            "step": self.step,
+            "preconditioner": self.diagonal,
+            "step": step,
             "initial_step": first,
+            "variance_reduction": self.variance_reduction,
             "threshold": self.threshold,
             "beta": self.beta,
             "armijo": self.armijo,
-            "average": self.average,
+            "average": plain if self.average is None else self.average,
         }
 
 
@@ -107,6 +127,7 @@ class Settings:
 PUBLISHED = Settings(
     preconditioner="hutchinson",
     step="armijo",
+    variance_reduction=None,
     batch_size=1000,
     average=False,
     regularization=1e-8,

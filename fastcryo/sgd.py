@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
 from fastcryo.kernels.cpu import vectors
+from fastcryo.normal import NormalOperator
 from fastcryo.preconditioner import (
     HutchinsonEstimate,
     default_threshold,
@@ -19,6 +20,7 @@ from fastcryo.preconditioner import (
     thresholded_inverse,
 )
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.variance_reduction import VARIANCE_REDUCTIONS, ControlVariate, batch_spread
 
 STEPS = ("armijo", "exact", "decay")
 MOST_HALVINGS = 60
@@ -31,7 +33,8 @@ class History:
     Attributes
     ----------
     loss, step, seconds : list of float
-        Per iteration: loss of the batch before the step, step size, time since the start.
+        Per iteration: loss of the batch before the step (with SVRG the corrected one,
+        `ControlVariate.loss_and_gradient`), step size, time since the start.
     epoch_loss, epoch_seconds : list of float
         Per epoch: loss of all images after it, time since the start.
     """
@@ -89,7 +92,7 @@ class SGDResult:
     volume : ndarray, half grid
     history : History
     preconditioner : ndarray or None
-        The diagonal D in use at the end, a real half grid.
+        The diagonal D at the end, a real half grid; without threshold and spread.
     """
 
     volume: NDArray
@@ -114,6 +117,8 @@ def sgd(
     armijo: float = 0.99,
     decay: float = 0.1,
     average: bool = False,
+    variance_reduction: str | None = None,
+    operator: NormalOperator | None = None,
     resume: SGDState | None = None,
     checkpoint: Callable[[SGDState], None] | None = None,
 ) -> SGDResult:
@@ -155,6 +160,14 @@ def sgd(
         Rate of step="decay" per iteration.
     average : bool
         Return the mean of the iterates of the second half of the run (Polyak-Ruppert).
+    variance_reduction : {"svrg"} or None
+        "svrg": the gradients of minibatches are corrected by that of all images at the last epoch's
+        end (`fastcryo.variance_reduction.ControlVariate`), so that the iterates converge to the
+        minimiser. `batch_spread` is added to D; then a constant step of 1 with "gridding" is safe
+        for all views and batches.
+    operator : NormalOperator, optional
+        H assembled, for SVRG: makes the gradients of all images free. Without it each takes the
+        place of the loss at the end of an epoch, a pass through all images.
     resume : SGDState, optional
         Continue from a checkpoint of a run with the same arguments.
     checkpoint : callable, optional
@@ -173,11 +186,11 @@ def sgd(
     _check_positive("initial_step", initial_step)
     _check_positive("growth", growth)
     _check_positive("decay", decay)
+    _check_variance_reduction(problem, variance_reduction, operator, average)
     estimated = isinstance(preconditioner, str) and preconditioner == "hutchinson"
     diagonal = None if estimated else named_diagonal(problem, preconditioner)
     if threshold == "auto":
         threshold = default_threshold(problem)
-    inverse = None if diagonal is None else thresholded_inverse(diagonal, threshold or 0.0)
     plain = preconditioner is None
     if initial_step is None:
         initial_step = (1.0 if plain else 10.0) if step == "armijo" else 1.0
@@ -187,6 +200,12 @@ def sgd(
     began = time.perf_counter() - (state.history.epoch_seconds or [0.0])[-1]
     batches_per_epoch = -(-len(problem) // batch_size)
     direction = np.empty_like(state.volume)
+    variate, spread = None, 0.0
+    if variance_reduction is not None:
+        variate = ControlVariate.start(problem, operator, state.volume)
+        spread = batch_spread(problem, len(problem) // batches_per_epoch)
+    objective = problem if variate is None else variate
+    inverse = None if diagonal is None else thresholded_inverse(diagonal, threshold or 0.0, spread)
 
     while state.epoch < epochs:
         eta = initial_step
@@ -194,13 +213,13 @@ def sgd(
         for number, batch in enumerate(batches):
             if estimated:
                 signs = rademacher(problem.grid, state.rng)
-                loss, gradient, product = problem.loss_gradient_and_product(
+                loss, gradient, product = objective.loss_gradient_and_product(
                     state.volume, signs.astype(state.volume.dtype), batch
                 )
                 diagonal = state.estimate.update(signs * product.real)
-                inverse = thresholded_inverse(diagonal, threshold or 0.0)
+                inverse = thresholded_inverse(diagonal, threshold or 0.0, spread)
             else:
-                loss, gradient = problem.loss_and_gradient(state.volume, batch)
+                loss, gradient = objective.loss_and_gradient(state.volume, batch)
             if not np.isfinite(loss):
                 raise InputError(
                     f"step: the loss became {loss} in epoch {state.epoch + 1}, "
@@ -233,7 +252,9 @@ def sgd(
                 callback(Progress(state.epoch, epochs, number, batches_per_epoch, loss, eta))
         state.epoch += 1
         result = state.volume if state.average is None else state.average
-        state.history.epoch_loss.append(problem.loss(result))
+        state.history.epoch_loss.append(
+            problem.loss(result) if variate is None else variate.refresh(result)
+        )
         state.history.epoch_seconds.append(time.perf_counter() - began)
         if checkpoint is not None:
             checkpoint(state)
@@ -317,6 +338,19 @@ def _check_arguments(
         raise InputError(f"beta: {beta} must lie in [0, 1)")
     if not 0 < armijo < 1:
         raise InputError(f"armijo: {armijo} must lie between 0 and 1")
+
+
+def _check_variance_reduction(
+    problem: KnownPoseProblem, name: str | None, operator: NormalOperator | None, average: bool
+) -> None:
+    if name is not None and name not in VARIANCE_REDUCTIONS:
+        raise InputError(f"variance_reduction: {name!r} is unknown, choose svrg or None")
+    if name is not None and average:
+        raise InputError("average: SVRG leaves no noise to average, leave one of the two out")
+    if operator is not None:
+        if name is None:
+            raise InputError("operator: only variance_reduction='svrg' uses it, leave it out")
+        operator.check(problem)
 
 
 def _check_positive(name: str, value: float | None) -> None:

@@ -52,7 +52,8 @@ def conjugate_gradient(
 ) -> SolverResult:
     """Solve H V = b by conjugate gradients with a diagonal preconditioner.
 
-    Dot products are sums in float64.
+    Dot products are sums in float64. Voxels that nothing determines, because no image sees them and
+    lambda is 0, stay zero.
 
     Parameters
     ----------
@@ -78,6 +79,8 @@ def conjugate_gradient(
     Hestenes & Stiefel, J. Res. Natl. Bur. Stand. 49 (1952) 409.
     """
     _check_limits(tolerance, max_iterations)
+    if operator is not None:
+        operator.check(problem)
     began = time.perf_counter()
     multiply = problem.hvp if operator is None else operator.matvec
     grid, real = problem.grid, problem.operator.real_dtype.type
@@ -157,7 +160,11 @@ def lbfgs(
     ----------
     Liu & Nocedal, Math. Program. 45 (1989) 503.
     """
+    from threadpoolctl import threadpool_limits
+
     _check_limits(tolerance, max_iterations)
+    if operator is not None:
+        operator.check(problem)
     began = time.perf_counter()
     grid, dtype = problem.grid, problem.operator.dtype
     multiply = problem.hvp if operator is None else operator.matvec
@@ -200,15 +207,18 @@ def lbfgs(
     best = start
     try:
         keep(scipy.optimize.OptimizeResult(x=start, fun=loss))
-        best = scipy.optimize.minimize(
-            evaluate,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            callback=keep,
-            options={"maxiter": max_iterations, "maxfun": 10 * max_iterations}
-            | {"ftol": 0.0, "gtol": 0.0},
-        ).x
+        # SciPy's vectors are too short for the threads of its BLAS, which change the order of sums
+        # and, where cores are shared, wait for one another far longer than they compute.
+        with threadpool_limits(1, "blas"):
+            best = scipy.optimize.minimize(
+                evaluate,
+                start,
+                jac=True,
+                method="L-BFGS-B",
+                callback=keep,
+                options={"maxiter": max_iterations, "maxfun": 10 * max_iterations}
+                | {"ftol": 0.0, "gtol": 0.0},
+            ).x
     except StopIteration:
         pass
     volume = coordinates.unpack(inverse_root * best).astype(dtype)
@@ -235,8 +245,16 @@ def wiener(problem: KnownPoseProblem, weight: str | NDArray = "gridding") -> NDA
     Returns
     -------
     ndarray, half grid
+
+    Raises
+    ------
+    InputError
+        No weight, or one that cannot be used.
     """
-    inverse = thresholded_inverse(named_diagonal(problem, weight), 0.0)
+    diagonal = named_diagonal(problem, weight)
+    if diagonal is None:
+        raise InputError("preconditioner: the quotient needs one, choose gridding or exact")
+    inverse = thresholded_inverse(diagonal, 0.0)
     quotient = problem.right_hand_side()
     vectors.scale_by(quotient, inverse, quotient)
     return quotient

@@ -85,6 +85,15 @@ def compute(box, interpolation, dtype):
         "inner": np.array(grid.inner(gradient, volume)),
         "sgd": sgd(problem, 2, 8).volume,
         "averaged": sgd(problem, 2, 8, "gridding", step="decay", average=True).volume,
+        "svrg": sgd(
+            problem,
+            2,
+            8,
+            "gridding",
+            1.0,
+            variance_reduction="svrg",
+            operator=problem.normal_operator(),
+        ).volume,
         "cg": conjugate_gradient(problem, max_iterations=2).volume,
     }
 

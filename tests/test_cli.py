@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
+from fastcryo.assembled import operator_memory
 from fastcryo.cli import main
 from fastcryo.io.mrc import read_map, write_stack
 
@@ -91,8 +92,14 @@ def test_reconstruct_writes_all_files_and_recovers_the_truth(data, tmp_path, cap
 @pytest.mark.parametrize(
     "options",
     [
-        "--solver cg --interpolation nearest",
+        "--solver cg",
+        "--solver cg --interpolation nearest --preconditioner gridding",
+        "--solver lbfgs --maxres 10 --subset 2",
+        "--solver lbfgs --preconditioner none --regularization 1e-6 --subset 2",
         "--solver wiener --box 24",
+        "--solver wiener --preconditioner exact --regularization 1e-6",
+        "--variance-reduction none",
+        "--variance_reduction svrg --preconditioner hutchinson --step 0.1",
         "--published --batch-size 80 --epochs 2",
         "--step armijo --armijo 0.9 --preconditioner exact --maxres 12 --regularization 1e-6",
         "--step exact --preconditioner none --epochs 3 --threshold none",
@@ -414,7 +421,7 @@ print(status("VmHWM") - before)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
-def test_peak_memory_is_the_prepared_data_and_ten_half_volumes_per_thread(data, tmp_path):
+def test_peak_memory_is_data_and_operators_and_ten_half_volumes_per_thread(data, tmp_path):
     box, count = 128, 2000
     rng = np.random.default_rng(0)
     pixels = rng.standard_normal((50, box, box), dtype=np.float32)
@@ -432,9 +439,10 @@ def test_peak_memory_is_the_prepared_data_and_ten_half_volumes_per_thread(data, 
         [sys.executable, "-c", MEMORY, *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    samples = fc.SliceOperator(fc.FourierGrid(box)).samples
+    operator = fc.SliceOperator(fc.FourierGrid(box))
     half_volume = (box // 2 + 1) * box * box * 8
-    allowed = count * samples * (8 + 4) + 10 * half_volume * (os.cpu_count() or 1)
+    allowed = count * operator.samples * (8 + 4) + operator_memory(operator)
+    allowed += 10 * half_volume * (os.cpu_count() or 1)
     assert int(done.stdout.split()[-1]) < allowed
 
 

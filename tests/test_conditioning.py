@@ -356,15 +356,27 @@ def test_condition_without_prior_reports_infinity_and_where(star, tmp_path, caps
     assert "voxels and lambda is 0" in said
     assert "(kx, ky, kz)" in said
     record = json.loads((out / "conditioning.json").read_text())
+    assert "are fewer than" not in said
     assert record["nearest"]["with_ctf"][-1] is None
     assert record["eigenvalues"]["none"][-1]["condition_number"] is None
 
 
+def test_too_few_images_for_any_cover_are_said_to_be(tmp_path, capsys):
+    folder, out = tmp_path / "set", tmp_path / "out"
+    assert main(f"simulate {folder} --box 24 --count 4 --angpix 4".split()) == 0
+    command = ["condition", str(folder / "particles.star"), "--out", str(out), "--box", "16"]
+    assert main([*command, "--regularization", "0"]) == 0
+    disc = np.count_nonzero(distances(24)[0] <= 11)
+    least = int(np.ceil(np.count_nonzero(distances(24) <= 11) / disc))
+    said = capsys.readouterr().out
+    assert f"4 images are fewer than the {least} that it takes at least" in said
+    assert json.loads((out / "conditioning.json").read_text())["nearest"]["bound"][-1] is None
+
+
 def test_condition_refuses_what_it_cannot_use(star, tmp_path, capsys):
     out = tmp_path / "out"
-    assert "radius" in refused(
-        capsys, "condition", star, "--image-size", 24, "--out", out, "--maxres", 500
-    )
+    line = refused(capsys, "condition", star, "--image-size", 24, "--out", out, "--maxres", 500)
+    assert "resolution: 500 angstrom leaves no samples but the origin, give at most 96" in line
     line = refused(capsys, "condition", star, "--image-size", 24, "--out", out, "--box", 32)
     assert "larger than the images" in line
     line = refused(
