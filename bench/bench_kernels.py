@@ -5,7 +5,6 @@ import pytest
 from measure import cases
 
 import fastcryo as fc
-from fastcryo.threads import use_threads
 
 OPERATIONS = (
     "forward",

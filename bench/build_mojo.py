@@ -1,4 +1,4 @@
-"""Compile torch-fourier-slice's Mojo kernels: ``python bench/build_mojo.py``, once, a minute or two.
+"""Compile torch-fourier-slice's Mojo kernels, once: ``python bench/build_mojo.py``, two minutes.
 
 On a machine without a GPU they cannot be compiled as the package does it when imported: the
 compiler finds no accelerator to aim at. Given one (it is never used), it compiles the kernels for

@@ -106,3 +106,8 @@ def measured_case(benchmark, measured, quick):
         }
 
     return run
+
+
+def pytest_benchmark_update_json(output_json):
+    """Add what the tables of bench/RESULTS.md say about the machine."""
+    output_json["fastcryo_machine"] = machine.describe()

@@ -24,7 +24,7 @@ def describe() -> dict:
     """Return processor, memory, versions, date and load, as far as the system tells."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": _cores(),
         "caches": _caches(),
         "memory_gib": _memory(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -34,6 +34,12 @@ def describe() -> dict:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def _cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _processor() -> str:

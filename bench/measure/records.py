@@ -7,7 +7,7 @@ from fastcryo.io.atomic import replacing
 
 BENCH = Path(__file__).resolve().parents[1]
 FOLDER = BENCH / "results"
-PARTS = ("kernels", "process", "peers", "epochs")
+PARTS = ("kernels", "system", "peers", "epochs")
 
 
 def save(path: Path, record: dict) -> None:

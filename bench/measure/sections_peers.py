@@ -63,15 +63,20 @@ def peers_section(record: dict) -> list[str]:
     lines += [
         "Error: root of the summed squares of slices minus the direct sum over all voxels, over "
         "that of the direct sum, at random frequencies within the disc |k| ≤ R; the volume is "
-        "white noise within a sphere of half the box's radius. Peak: resident memory of the "
-        "process at the largest box, interpreter and libraries included.",
+        "white noise within a sphere of half the box's radius. Without padding the trilinear "
+        "window itself is most of it: cryojax divides the volume by its transform beforehand, "
+        "fastcryo's `to_map` multiplies by it at the end of a reconstruction. Peak: resident "
+        "memory of the process at the largest box, interpreter and libraries included.",
         "",
     ]
     lines += markdown(
-        ["peer", "version", "computes", *(f"error, N = {box}" for box in boxes), "peak, MiB"],
+        ["peer", "version", "computes", *(f"error, N = {box}" for box in boxes), "peak, MB"],
         [
-            [peer["name"], peer["version"], peer["what"], *_errors(record, peer, boxes)]
-            + [_peak(record, peer, boxes)]
+            [
+                *(peer["name"], peer["version"], peer["what"]),
+                *_errors(record, peer, boxes),
+                _peak(record, peer, boxes),
+            ]
             for peer in record["peers"]
         ],
     )
@@ -93,6 +98,6 @@ def _errors(record: dict, peer: dict, boxes: list[int]) -> list[str]:
 
 def _peak(record: dict, peer: dict, boxes: list[int]) -> str:
     for row in record["peaks"]:
-        if row["peer"] == peer["name"] and row["box"] == boxes[-1] and row.get("peak_mib"):
-            return f"{row['peak_mib']:,.0f}"
+        if row["peer"] == peer["name"] and row["box"] == boxes[-1] and row.get("peak_mb"):
+            return f"{row['peak_mb']:,.0f}"
     return ""

@@ -18,7 +18,7 @@ PIXEL_SIZE = 1.5
 
 def _stand_in_for_pyem() -> None:
     try:
-        import pyem  # noqa: F401
+        import pyem
     except ImportError:
         pyem, star, vop = (types.ModuleType(name) for name in ("pyem", "pyem.star", "pyem.vop"))
         pyem.star, pyem.vop = star, vop

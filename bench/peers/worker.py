@@ -11,8 +11,15 @@ import os
 import sys
 import time
 
+from measure.memory import peak_megabytes
+
 from . import PEERS
 from .shared import Prepared, SharedProblem
+
+# What adapters and the libraries behind them raise when a problem is too large for them or their
+# interface has changed.
+FAILURES = (ArithmeticError, AttributeError, ImportError, LookupError, MemoryError, RuntimeError)
+FAILURES += (TypeError, ValueError)
 
 
 def limit_processors(threads: int) -> None:
@@ -20,16 +27,6 @@ def limit_processors(threads: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, allowed[:threads])
-
-
-def peak_mebibytes() -> float | None:
-    """Return the largest resident size so far, or None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 def time_call(prepared: Prepared, operation: str, seconds: float) -> dict:
@@ -59,7 +56,7 @@ def answer(state: dict, request: dict) -> dict:
     if request["do"] == "error":
         return {"error": state["shared"].error(state["prepared"].checked())}
     if request["do"] == "peak":
-        return {"peak_mib": peak_mebibytes()}
+        return {"peak_mb": peak_megabytes()}
     return time_call(state["prepared"], request["operation"], request["at_least"])
 
 
@@ -82,8 +79,9 @@ def main() -> None:
         request = json.loads(line)
         try:
             reply = answer(state, request)
-        except (ArithmeticError, ImportError, MemoryError, RuntimeError, TypeError, ValueError) as e:
-            reply = {"failed": f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"}
+        except FAILURES as error:
+            reason = str(error).splitlines() or [""]
+            reply = {"failed": f"{type(error).__name__}: {reason[0]}"}
         replies.write(json.dumps(reply) + "\n")
 
 
