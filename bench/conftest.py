@@ -10,6 +10,7 @@ QUICK_BOXES = (32,)
 IMAGES, QUICK_IMAGES = 256, 16
 # At least seven rounds of every benchmark, more of short ones.
 ROUNDS, MOST_ROUNDS, SECONDS = 7, 25, 1.0
+MACHINE = pytest.StashKey[dict]()
 
 
 def pytest_addoption(parser):
@@ -92,22 +93,31 @@ def measured_case(benchmark, measured, quick):
         if seconds is None:
             return
         threads = benchmark.extra_info["threads"]
+        stream = machine.stream_bandwidth(threads, quick)
+        benchmark.extra_info |= {
+            "gflops": 1e-9 * work.flops * samples / seconds,
+            "stream_gb_per_second": 1e-9 * stream,
+            "dram_fraction": moved * samples / seconds / stream,
+        }
+        if window != "trilinear":
+            return
         with use_threads(threads):
             cached = cases.operations(cases.resident(case))[operation]
             # Both sides of the fraction are the shortest of as many runs.
             fastest = timing.shortest(cached, len(benchmark.stats.stats.data))
-        stream = machine.stream_bandwidth(threads, quick)
         benchmark.extra_info |= {
-            "gflops": 1e-9 * work.flops * samples / seconds,
             "resident_ns_per_sample": 1e9 * fastest / samples,
             "fraction_of_l1_rate": fastest / benchmark.stats.stats.min,
-            "stream_gb_per_second": 1e-9 * stream,
-            "dram_fraction": moved * samples / seconds / stream,
         }
 
     return run
 
 
-def pytest_benchmark_update_json(output_json):
+def pytest_sessionstart(session):
+    """Look at the machine, and its load, before anything is measured."""
+    session.config.stash[MACHINE] = machine.describe()
+
+
+def pytest_benchmark_update_json(config, output_json):
     """Add what the tables of bench/RESULTS.md say about the machine."""
-    output_json["fastcryo_machine"] = machine.describe()
+    output_json["fastcryo_machine"] = config.stash[MACHINE]
