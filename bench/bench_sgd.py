@@ -20,8 +20,8 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def bench_iteration(benchmark, case, rate, variant):
-    problem, _ = case
+def bench_iteration(measured, case, variant):
+    problem = case.problem
     options = dict(VARIANTS[variant])
     if options["preconditioner"] in ("exact", "gridding"):
         name = options["preconditioner"]
@@ -31,7 +31,10 @@ def bench_iteration(benchmark, case, rate, variant):
     def iterate():
         return fc.sgd(problem, epochs=1, batch_size=len(problem), **options)
 
-    benchmark.group = f"SGD iteration and epoch loss N={problem.grid.box}"
-    iterate()
-    benchmark(iterate)
-    rate(benchmark, problem, len(problem))
+    measured(
+        f"SGD iteration and loss, {variant}",
+        iterate,
+        box=problem.grid.box,
+        images=len(problem),
+        samples=case.total_samples,
+    )

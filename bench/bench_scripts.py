@@ -1,0 +1,36 @@
+"""The scripts run, at toy sizes, and the page of results can be made from their records."""
+
+import subprocess
+import sys
+
+import pytest
+from measure import records
+from results import write
+
+BENCH = records.BENCH
+
+
+@pytest.fixture
+def toy(quick):
+    if not quick:
+        pytest.skip("python bench/all.py measures; here only --quick runs the scripts")
+
+
+@pytest.mark.parametrize("part", ["system", "peers", "epochs"])
+def bench_script(toy, tmp_path, part):
+    command = [sys.executable, BENCH / "all.py", "--quick", "--only", part, "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = records.load(records.part_file(part, tmp_path))
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert record["machine"]["processor"] in page
+    for name, reason in record.get("skipped", {}).items():
+        assert f"* {name}: {reason}" in page
+
+
+def bench_committed_records(toy, tmp_path):
+    if not records.FOLDER.exists():
+        pytest.skip("no records in bench/results, make them: python bench/all.py")
+    write(records.FOLDER, tmp_path / "RESULTS.md")
+    made = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert made == (BENCH / "RESULTS.md").read_text(encoding="utf-8")
