@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 import numba
-from numba.extending import register_jitable
+from numba.extending import intrinsic, register_jitable
 
 # OpenMP threads that spin between launches wait for a processor that another program, or another
 # thread of this one, holds: a launch took 2 ms on average on a machine with two shared cores, and
@@ -81,3 +81,19 @@ def parallel_reduction(function):
 
 
 register = register_jitable(error_model="numpy", fastmath={"contract"})
+
+
+def intrinsic_function(function):
+    """Make a Numba intrinsic for kernels that a factory makes and that the cache must find again.
+
+    The key of such a kernel is the pickle of what it uses; Numba pickles an intrinsic with an
+    identity that is new in every process, a plain function of a module by its name.
+    """
+    generated = intrinsic(function)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        return generated(*arguments)
+
+    del call.__wrapped__
+    return register_jitable(call)

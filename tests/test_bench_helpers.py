@@ -149,7 +149,7 @@ def test_missing_peer_is_left_out_with_reason_and_remedy():
     worker.close()
     if worker.problem is None:
         pytest.skip("simplecryoem is installed")
-    assert "simplecryoem" in worker.problem
+    assert "install its checkout" in worker.problem
     assert PEERS["simplecryoem"].remedy in worker.problem
 
 

@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numba
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +75,24 @@ def test_import_compiles_nothing():
         "print(len(found) > 5, sum(len(d.signatures) for d in found))"
     )
     assert run_python(code) == ["True", "0"]
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+def test_compiled_kernels_are_found_again_by_another_process():
+    """The keys of kernels that a factory makes depend on all that they use."""
+    code = (
+        "from fastcryo.operators import KERNELS\n"
+        "from numba.core.registry import cpu_target\n"
+        "codegen = cpu_target.target_context.codegen()\n"
+        "for kernels in KERNELS.values():\n"
+        "    for kernel in vars(kernels).values():\n"
+        "        if hasattr(kernel, '__wrapped__'):\n"
+        "            print(kernel.__wrapped__._cache._index_key((), codegen)[-1][1])"
+    )
+    keys = run_python(code)
+    assert len(keys) == 12
+    assert len(set(keys)) == len(keys)
+    assert run_python(code) == keys
 
 
 def test_compiled_kernels_are_dropped_when_another_kernel_file_changes(tmp_path):

@@ -8,8 +8,8 @@ is negative.
 
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic
 
+from fastcryo.kernels._jit import intrinsic_function
 from fastcryo.kernels.cpu.simd import (
     CONTRACT,
     Vector,
@@ -30,7 +30,7 @@ def _integers(values):
     return ir.Constant(ir.VectorType(INTEGER, 4), list(values))
 
 
-@intrinsic
+@intrinsic_function
 def start(typingctx, x, y, z):
     """Return a position, or the step from one to the next, from its coordinates."""
     all_integers(x, y, z)
@@ -44,7 +44,7 @@ def start(typingctx, x, y, z):
     return POSITION(x, y, z), generate
 
 
-@intrinsic
+@intrinsic_function
 def advance(typingctx, position, step):
     """Return the next position."""
     demand(position == step == POSITION, f"positions are needed, got {position} and {step}")
@@ -120,7 +120,7 @@ def _check(volume, position, row, plane, unit):
     return value
 
 
-@intrinsic
+@intrinsic_function
 def gather(typingctx, volume, position, row, plane, unit):
     """Interpolate: return the value at a position."""
     value = _check(volume, position, row, plane, unit)
@@ -139,7 +139,7 @@ def gather(typingctx, volume, position, row, plane, unit):
     return value(volume, position, row, plane, unit), generate
 
 
-@intrinsic
+@intrinsic_function
 def scatter(typingctx, volume, position, row, plane, unit, added):
     """Add a value at a position, the transpose of the above."""
     value = _check(volume, position, row, plane, unit)

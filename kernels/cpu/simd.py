@@ -16,7 +16,9 @@ is compiled; bounds are the caller's promise.
 from llvmlite import ir
 from numba.core import types
 from numba.core.errors import TypingError
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
+
+from fastcryo.kernels._jit import intrinsic_function
 
 CONTRACT = ("contract",)
 
@@ -97,7 +99,7 @@ def _data_lanes(lanes):
     return [0, 1, 0, 1] if lanes == 4 else [0, 1, 2, 3, 0, 1, 2, 3]
 
 
-@intrinsic
+@intrinsic_function
 def conjugation(typingctx, volume, sign, unit):
     """Return the vector that conjugates a value of `volume` if sign is -1, when multiplied."""
     vector = value_type(volume)
@@ -114,7 +116,7 @@ def conjugation(typingctx, volume, sign, unit):
     return vector(volume, sign, unit), generate
 
 
-@intrinsic
+@intrinsic_function
 def zero(typingctx, conjugate):
     """Return a value of zero like another."""
     demand(isinstance(conjugate, Vector), f"a vector is needed, got {conjugate}")
@@ -125,7 +127,7 @@ def zero(typingctx, conjugate):
     return conjugate(conjugate), generate
 
 
-@intrinsic
+@intrinsic_function
 def read(typingctx, array, row, column, conjugate):
     """Return array[row, column] as a value, conjugated."""
     real = real_of(array, (2,))
@@ -147,7 +149,7 @@ def read(typingctx, array, row, column, conjugate):
     return conjugate(array, row, column, conjugate), generate
 
 
-@intrinsic
+@intrinsic_function
 def write(typingctx, array, row, column, conjugate, value):
     """Store the conjugated first channel of a value in array[row, column]."""
     real = real_of(array, (2,))
@@ -167,7 +169,7 @@ def write(typingctx, array, row, column, conjugate, value):
     return types.void(array, row, column, conjugate, value), generate
 
 
-@intrinsic
+@intrinsic_function
 def scale(typingctx, array, row, column, value):
     """Return a value times the real array[row, column]."""
     demand(
@@ -189,7 +191,7 @@ def scale(typingctx, array, row, column, value):
     return value(array, row, column, value), generate
 
 
-@intrinsic
+@intrinsic_function
 def subtract(typingctx, left, right):
     """Return left - right."""
     demand(isinstance(left, Vector) and left == right, f"{left} and {right} do not agree")
@@ -200,7 +202,7 @@ def subtract(typingctx, left, right):
     return left(left, right), generate
 
 
-@intrinsic
+@intrinsic_function
 def accumulate(typingctx, total, left, right):
     """Return total + left * right, lane by lane."""
     demand(isinstance(left, Vector) and left == right == total, "three vectors of one type needed")
@@ -212,7 +214,7 @@ def accumulate(typingctx, total, left, right):
     return total(total, left, right), generate
 
 
-@intrinsic
+@intrinsic_function
 def channel_sums(typingctx, total):
     """Return re + im of both channels (0 for the second of one) as two float64."""
     demand(isinstance(total, Vector), f"a vector is needed, got {total}")
@@ -231,7 +233,7 @@ def channel_sums(typingctx, total):
     return types.UniTuple(types.float64, 2)(total), generate
 
 
-@intrinsic
+@intrinsic_function
 def prefetch(typingctx, array, row, column):
     """Ask for the cache line of array[row, column], which need not exist."""
     demand(
