@@ -1,5 +1,6 @@
 """Wheel and sdist hold the kernels; importing the package is light and compiles nothing."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -75,6 +76,39 @@ def test_import_compiles_nothing():
         "print(len(found) > 5, sum(len(d.signatures) for d in found))"
     )
     assert run_python(code) == ["True", "0"]
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+@pytest.mark.parametrize("user_folder", ["writable", "read-only"])
+def test_a_read_only_installation_compiles_into_the_users_cache_or_into_memory(
+    user_folder, tmp_path
+):
+    refused = ["InTree"] if user_folder == "writable" else ["InTree", "UserWide"]
+    code = (
+        "import numba.core.caching as caching\n"
+        "def refuse(locator):\n"
+        "    raise OSError('Read-only file system')\n"
+        "for name, value in list(vars(caching).items()):\n"
+        f"    if any(start in name for start in {refused}) and isinstance(value, type):\n"
+        "        value.ensure_cache_path = refuse\n"
+        "import numpy as np, fastcryo as fc\n"
+        "grid = fc.FourierGrid(8)\n"
+        "volume = grid.from_real(np.ones((8, 8, 8)))\n"
+        "print(grid.inner(volume, volume))"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert float(done.stdout) == 512.0**2
+    written = list(tmp_path.rglob("*.nbc"))
+    assert bool(written) == (user_folder == "writable")
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
