@@ -202,3 +202,13 @@ def test_aims_say_whether_they_were_reached(peers_record):
         "gradient against the best peer": True,
         "gradient per sample, N = 256 / N = 64": False,
     }
+
+
+def test_peer_that_dies_is_left_out_and_the_others_go_on():
+    worker = Worker("fastcryo", 1)
+    worker._process.kill()
+    worker._process.wait()
+    assert worker.ask(do="prepare", box=16, images=2, threads=1) == {}
+    assert worker.ask(do="error") == {}
+    worker.close()
+    assert worker.problem
