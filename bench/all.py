@@ -72,9 +72,10 @@ def main() -> int:
         print(f"[{number}/{len(parts)}] {part}", flush=True)
         began = time.perf_counter()
         run = kernels if part == "kernels" else lambda *rest, part=part: script(part, *rest)
-        if run(chosen.out, chosen.quick) != 0:
-            failed.append(part)
-        print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
+        status = run(chosen.out, chosen.quick)
+        ended = f"failed with status {status} after" if status else "done in"
+        print(f"{part}: {ended} {time.perf_counter() - began:.0f} s", flush=True)
+        failed += [part] if status else []
     page = RESULTS if chosen.out == records.FOLDER else chosen.out / "RESULTS.md"
     write(chosen.out, page)
     print(page)

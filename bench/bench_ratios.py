@@ -25,9 +25,9 @@ def bench_ratios(benchmark, quick):
         offered["gradient", "nearest"] = nearest["gradient"]
         functions |= {(*name, box): function for name, function in offered.items()}
         samples[box] = case.total_samples
-    wanted = ratios.wanted(functions, boxes)
+    wanted = {name: functions[name] for name in ratios.wanted(boxes)}
     with use_threads(1):
-        times = timing.alternate({name: functions[name] for name in wanted}, 2 if quick else ROUNDS)
+        times = timing.alternate(wanted, 2 if quick else ROUNDS)
     found = ratios.from_times(times, samples, boxes)
     benchmark.group = "all in turns"
     benchmark.extra_info |= {"ratios": found, "quick": quick}

@@ -77,17 +77,18 @@ def operations(case: Case) -> dict[str, Callable[[], object]]:
     """Return the operations that are timed, by the names of `measure.counts`."""
     problem, operator = case.problem, case.problem.operator
     direction = case.volume[:, ::-1].copy()
-    found = {
+    return {
         "forward": lambda: operator.forward(case.volume, case.rotations),
         "adjoint": lambda: operator.adjoint(case.samples, case.rotations),
         "gradient": lambda: problem.loss_and_gradient(case.volume, case.batch),
+        "gradient and product": lambda: problem.loss_gradient_and_product(
+            case.volume, direction, case.batch
+        ),
         "Hessian product": lambda: problem.hvp(case.volume, case.batch),
         "loss": lambda: problem.loss(case.volume, case.batch),
+        "loss and curvature": lambda: problem.loss_and_curvature(
+            case.volume, direction, case.batch
+        ),
         "curvature": lambda: problem.curvature(case.volume, case.batch),
         "diagonal": lambda: problem.hessian_diagonal(case.batch),
     }
-    if hasattr(problem, "loss_gradient_and_product"):
-        found["gradient and product"] = lambda: problem.loss_gradient_and_product(
-            case.volume, direction, case.batch
-        )
-    return found

@@ -76,6 +76,9 @@ def count(operation: str, window: str) -> Count:
         ),
         "Hessian product": Count(read + add + SCALE + SQUARE, WEIGHT_BYTES, 2 * COMPLEX_VOLUME),
         "loss": Count(read + SQUARE + MIXED, both, COMPLEX_VOLUME),
+        "loss and curvature": Count(
+            read + GATHER[window] + 2 * SQUARE + MIXED, both, 2 * COMPLEX_VOLUME
+        ),
         "curvature": Count(read + SQUARE, WEIGHT_BYTES, COMPLEX_VOLUME),
         "diagonal": Count(
             WEIGHTS[window] + SQUARES[window] + SCATTER_REAL[window], WEIGHT_BYTES, REAL_VOLUME

@@ -3,7 +3,7 @@
 All on one thread, trilinear unless said.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from .timing import median_ratio
 
@@ -51,14 +51,11 @@ RATIOS = {
 Name = tuple[str, str, int]
 
 
-def wanted(offered: Collection[Name], boxes: Mapping[str, int]) -> list[Name]:
-    """Return what has to be timed for the ratios of which both sides are offered."""
-    names = []
-    for sides in RATIOS.values():
-        both = [(operation, kind, boxes[size]) for operation, kind, size in sides]
-        if all(name in offered for name in both):
-            names += [name for name in both if name not in names]
-    return names
+def wanted(boxes: Mapping[str, int]) -> list[Name]:
+    """Return what has to be timed, each once."""
+    sides = [side for pair in RATIOS.values() for side in pair]
+    names = [(operation, kind, boxes[size]) for operation, kind, size in sides]
+    return list(dict.fromkeys(names))
 
 
 def from_times(
@@ -78,9 +75,8 @@ def from_times(
     found = {}
     for name, sides in RATIOS.items():
         above, below = ((operation, kind, boxes[size]) for operation, kind, size in sides)
-        if above in times and below in times:
-            per_sample = samples[below[2]] / samples[above[2]]
-            found[name] = median_ratio(times[above], times[below]) * per_sample
+        per_sample = samples[below[2]] / samples[above[2]]
+        found[name] = median_ratio(times[above], times[below]) * per_sample
     return found
 
 

@@ -93,12 +93,10 @@ def system_section(record: dict) -> list[str]:
         "from there to the first gradient, cache warm": f"{start['first_gradient_seconds']:.2f} s",
     }
     if "compilation" in record:
-        compiling, warm = (
-            record["compilation"]["compilation_seconds"],
-            record["compilation"]["demo_seconds"]["warm"],
-        )
-        figure_of["compilation of all that `fastcryo demo` needs"] = f"{compiling:.0f} s"
-        figure_of["`fastcryo demo` with a warm cache"] = f"{warm:.0f} s"
+        made = record["compilation"]
+        name = "`fastcryo demo` with an empty cache of kernels"
+        figure_of[name] = f"{made['demo_seconds']:.0f} s"
+        figure_of["of which compiling"] = f"{made['compilation_seconds']:.0f} s"
     peak = f"peak of the gradient's allocations, N = {memory['box']}"
     figure_of[peak] = f"{memory['half_volumes']:.2f} half volumes"
     figure_of[f"same bits with {numbers} threads"] = same

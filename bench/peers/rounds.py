@@ -1,5 +1,6 @@
 """Turns of several peers on the same problem: interleaved round by round, one active at a time."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -61,7 +62,9 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        self._process.stdin.close()
+        # Closing sends what is left of a request, which a process that has died does not take.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
