@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 NAMES = {"half1": "half 1", "half2": "half 2", "full": "all"}
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, layout: str = "constrained") -> Figure:
     """Return a figure that needs no display."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained", dpi=110)
+    return Figure(figsize=(width, height), layout=layout, dpi=110)
 
 
 def save_figure(path: str | os.PathLike, figure: Figure) -> None:
@@ -43,10 +43,20 @@ def save_report(path: str | os.PathLike, result: Reconstruction, shown: NDArray)
     shown : ndarray, shape (N, N, N)
         The map to show.
     """
-    figure = new_figure(14, 7.5)
+    # Margins by hand: to find them, matplotlib would draw everything twice.
+    figure = new_figure(14, 7.5, layout="none")
     top, bottom = ["slices"] * 8 + ["fsc"] * 4, ["loss", "steps", "diagonal", "prior"]
     axes = figure.subplot_mosaic(
-        [top, [name for name in bottom for _ in range(3)]], height_ratios=[1.25, 1]
+        [top, [name for name in bottom for _ in range(3)]],
+        height_ratios=[1.25, 1],
+        gridspec_kw={
+            "left": 0.055,
+            "right": 0.985,
+            "bottom": 0.075,
+            "top": 0.9,
+            "hspace": 0.36,
+            "wspace": 1.8,
+        },
     )
     box = len(shown)
     _slices(axes["slices"], shown, result.pixel_size)
@@ -128,6 +138,9 @@ def _steps(axes: Axes, result: Reconstruction) -> None:
     positive = everything[everything > 0]
     if len(positive) == 0:
         _say(axes, "all steps were refused")
+        return
+    if positive.min() == everything.max():
+        _say(axes, f"constant, {positive[0]:.3g}")
         return
     edges = np.geomspace(positive.min() * 0.9, positive.max() * 1.1, 31)
     axes.hist(list(steps.values()), bins=edges, label=list(steps), stacked=True)
