@@ -107,7 +107,7 @@ def tile_shape(radius):
     Fewer, larger tiles cost less per sample; too few leave threads idle, and too large ones leave
     the cache.
     """
-    return (8, 16) if radius < 48 else (16, 32)
+    return (8, 16) if radius < 48 else (16, 24)
 
 
 def buffer_strides(radius, width):
