@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,16 +142,15 @@ class Particles:
         stacks, slices = self.stack[indices[order]], self.slice[indices[order]]
         # Neighbours in a stack that are neighbours in the result are read in one go.
         goes_on = (np.diff(stacks) == 0) & (np.diff(slices) == 1) & (np.diff(order) == 1)
-        for run in np.split(np.arange(len(order)), np.flatnonzero(~goes_on) + 1):
-            if len(run) == 0:
-                continue
-            stack = open_stack(self.stacks[stacks[run[0]]])
+        ends = [0, *(np.flatnonzero(~goes_on) + 1).tolist(), len(order)]
+        for start, stop in itertools.pairwise(ends if len(order) else ()):
+            stack = open_stack(self.stacks[stacks[start]])
             if stack.box != box:
                 raise InputError(
                     f"{stack.path}: images are {stack.box} pixels wide, {box} expected"
                 )
-            first = order[run[0]]
-            stack.read(int(slices[run[0]]), images[first : first + len(run)])
+            first = order[start]
+            stack.read(int(slices[start]), images[first : first + stop - start])
         bad = indices[~np.isfinite(images).all(axis=(1, 2))] if check_finite else ()
         if len(bad):
             raise InputError(
