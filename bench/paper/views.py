@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import fastcryo as fc
 from fastcryo.density import Density
 from fastcryo.experiment import Experiment
+from fastcryo.packing import Source
 from fastcryo.preparation import ImageSet, prepare_data
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "empiar10076" / "poses_ctf.npz"
@@ -110,14 +111,17 @@ def image_problem(views: Views, box: int, snr: float, seed: int = 0) -> fc.Known
     signal = _projections(density, views, sample, box)
     scale = np.float32(np.sqrt(snr / signal.var(axis=(1, 2), dtype=np.float64).mean()))
 
-    def read(block: slice) -> NDArray[np.float32]:
-        images = scale * _projections(density, views, np.arange(len(views))[block], box)
-        noise = np.random.default_rng((seed, block.start))
-        return images + noise.standard_normal(images.shape, dtype=np.float32)
+    def read(members: NDArray[np.int64]) -> NDArray[np.float32]:
+        images = scale * _projections(density, views, members, box)
+        for image, member in zip(images, members.tolist(), strict=True):
+            noise = np.random.default_rng((seed, member))
+            image += noise.standard_normal(image.shape, dtype=np.float32)
+        return images
 
     operator = fc.SliceOperator(fc.FourierGrid(box), "trilinear", "auto", "float32")
     setup = ImageSet(box, pixel_size, views.ctf, views.shifts, views.rotations)
-    return fc.KnownPoseProblem(**prepare_data(operator, setup, read, 1.0, REGULARIZATION, None))
+    source = Source(box, np.arange(len(views)), read, refuse=read)
+    return fc.KnownPoseProblem(**prepare_data(operator, setup, source, 1.0, REGULARIZATION))
 
 
 def _projections(
