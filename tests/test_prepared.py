@@ -65,7 +65,11 @@ def results(problem):
     volume = volume_for(problem)
     batch = np.random.default_rng(1).permutation(len(problem))[:17]
     half = problem.select(np.arange(0, len(problem), 2))
+    direction = volume_for(problem, seed=1)
+    loss, gradient, product = problem.loss_gradient_and_product(volume, direction, batch)
     return {
+        "fused": np.stack([gradient, product]),
+        "fused losses": np.array([loss, *half.loss_and_curvature(volume, direction)]),
         "gradient": problem.loss_and_gradient(volume)[1],
         "losses": np.array([problem.loss(volume), problem.loss(volume, batch), half.loss(volume)]),
         "hvp": problem.hvp(volume, batch),
