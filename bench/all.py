@@ -1,4 +1,4 @@
-"""Measure everything and write bench/RESULTS.md: ``python bench/all.py``, some twenty minutes.
+"""Measure everything and write bench/RESULTS.md: ``python bench/all.py``, some 25 minutes.
 
 ``--only kernels,peers`` measures some of the parts and keeps the records of the others, so that a
 run that was stopped goes on where it was. ``--quick`` takes toy sizes.

@@ -1,7 +1,8 @@
 """Time fastcryo side by side with other programs: ``python bench/compare_peers.py``.
 
 Peers that are missing are skipped with the reason. Writes a JSON record and, beside it, the tables
-as Markdown. ``--quick`` takes a toy size.
+as Markdown, after every box; ``--boxes 256 --add`` keeps the other boxes of an earlier record.
+``--quick`` takes a toy size.
 """
 
 import argparse
@@ -29,11 +30,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--add", action="store_true", help="keep other boxes of the record")
     parser.add_argument("--out", type=Path, default=records.part_file("peers"))
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.boxes, chosen.images, chosen.rounds = [32], 16, 2
     return chosen
+
+
+def merge(earlier: dict, record: dict) -> dict:
+    """Return a record with what an earlier one has of other boxes, and of their peers."""
+    boxes = {row["box"] for row in record["rows"]}
+    merged = dict(record)
+    for table in ("rows", "errors", "peaks"):
+        kept = [row for row in earlier.get(table, []) if row["box"] not in boxes]
+        merged[table] = kept + record[table]
+    names = {peer["name"] for peer in record["peers"]}
+    others = [peer for peer in earlier.get("peers", []) if peer["name"] not in names]
+    return merged | {"peers": record["peers"] + others}
 
 
 def show(console: Console, record: dict) -> None:
@@ -60,21 +74,25 @@ def main() -> int:
     """Compare, print and write."""
     chosen = parse()
     console = Console()
-    described = machine.describe()
+    started = {"machine": machine.describe(), "quick": chosen.quick}
+    earlier = records.load(chosen.out) if chosen.add and chosen.out.exists() else {}
     with console.status("starting") as status:
-        record = compare(
+        found_by_box = compare(
             chosen.peers,
-            list(chosen.boxes),
+            chosen.boxes,
             images=chosen.images,
             threads=chosen.threads,
             rounds=chosen.rounds,
             at_least=0.0 if chosen.quick else 0.1,
             tell=status.update,
         )
-    record = {"machine": described, "quick": chosen.quick, **record}
-    records.save(chosen.out, record)
-    with replacing(chosen.out.with_suffix(".md")) as temporary:
-        temporary.write_text("\n".join(peers_section(record)) + "\n")
+        for box, found in zip(chosen.boxes, found_by_box, strict=True):
+            # Kept after every box: a run that is stopped loses one.
+            record = merge(earlier, started | found)
+            records.save(chosen.out, record)
+            with replacing(chosen.out.with_suffix(".md")) as temporary:
+                temporary.write_text("\n".join(peers_section(record)) + "\n", encoding="utf-8")
+            console.print(f"N = {box}: done")
     show(console, record)
     return 0
 

@@ -153,6 +153,9 @@ def measure(quick: bool, tell: Callable[[str], None]) -> dict:
         folder = Path(name)
         tell(f"simulating {size.images} images, N = {size.box}")
         fc.simulate(folder / "set", box=size.box, pixel_size=3.0, count=size.images, snr=0.1)
+        if not quick:
+            tell("compiling what is not in the cache yet: it would count as memory")
+            run_job("epoch", folder, quick)
         for job in JOBS:
             tell(job.replace("_", " "))
             record[job] = run_job(job, folder, quick)

@@ -6,6 +6,7 @@ import sys
 import compare
 import numpy as np
 import pytest
+from compare_peers import merge
 from measure import cases, counts, ratios, timing
 from measure.aims import aims
 from measure.sections_peers import lead, peers_section
@@ -186,6 +187,21 @@ def test_page_shows_accuracy_beside_speed_and_who_was_left_out(peers_record):
     assert "| slow | 1 | slices | 0.13 | 123 |" in page
     assert "| **fastcryo over the best peer** | **12×** |" in page
     assert "* absent: not installed" in page
+
+
+def test_added_boxes_replace_their_own_rows_only(peers_record):
+    other = {"box": 128, "operation": "forward", "peer": "gone", "images_per_second": 1.0}
+    earlier = {
+        "rows": [other, {**other, "box": 64}],
+        "errors": [{"peer": "gone", "box": 128, "error": 0.1}],
+        "peaks": [],
+        "peers": [{"name": "gone", "version": "1", "what": "slices"}],
+    }
+    merged = merge(earlier, peers_record)
+    assert merged["rows"] == [other, *peers_record["rows"]]
+    assert merged["errors"] == earlier["errors"] + peers_record["errors"]
+    assert [peer["name"] for peer in merged["peers"]] == ["fastcryo", "slow", "other", "gone"]
+    assert merge({}, peers_record) == peers_record
 
 
 def test_aims_say_whether_they_were_reached(peers_record):

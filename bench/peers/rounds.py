@@ -5,11 +5,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
-from . import LARGEST_ERROR, OPERATIONS, PEERS
+from . import LARGEST_ERROR, OPERATIONS
 
 BENCH = Path(__file__).resolve().parents[1]
 Tell = Callable[[str], None]
@@ -86,7 +86,7 @@ def compare(
     rounds: int,
     at_least: float,
     tell: Tell,
-) -> dict:
+) -> Iterator[dict]:
     """Time peers side by side.
 
     Parameters
@@ -106,78 +106,86 @@ def compare(
     tell : callable
         Called with a line on what is being done.
 
-    Returns
-    -------
+    Yields
+    ------
     dict
-        ``peers``: name, version, what is computed; ``skipped``: reason by name; ``rows``: box,
-        operation, peer, seconds (median), fastest, rounds, images_per_second, points; ``errors``
-        and ``peaks`` by box and peer.
+        After every box, all there is so far. ``peers``: name, version, what is computed;
+        ``skipped``: reason by name; ``rows``: box, operation, peer, seconds (median), fastest,
+        rounds, images_per_second, points; ``errors`` and ``peaks`` by box and peer.
     """
-    skipped, versions, what = {}, {}, {}
+    what: dict[str, str] = {}
     rows, errors, peaks = [], [], []
-    workers = []
+    workers: list[Worker] = []
     try:
         for name in names:
             tell(f"starting {name}")
-            worker = Worker(name, threads)
-            workers.append(worker)
-            versions[name] = worker.version
+            workers.append(Worker(name, threads))
         for box in boxes:
-            points = {}
+            offered = {}
             for worker in alive(workers):
                 tell(f"N = {box}: preparing {worker.name}")
-                reply = worker.ask(do="prepare", box=box, images=images, threads=threads)
-                error = worker.ask(do="error") if reply else {}
-                if error and error["error"] > LARGEST_ERROR:
-                    worker.problem = f"its slices are off by {error['error']:.2g} of their norm"
-                elif error:
-                    points[worker.name] = reply["points"], sorted(reply["first"])
+                reply = prepare(worker, box, images, threads)
+                if reply:
+                    offered[worker.name] = reply
                     what[worker.name] = reply["what"]
-                    errors.append({"box": box, "peer": worker.name, **error})
+                    errors.append({"box": box, "peer": worker.name, "error": reply["error"]})
             for operation in OPERATIONS:
-                times = {w.name: [] for w in alive(workers) if operation in points[w.name][1]}
-                for number in range(rounds):
-                    tell(f"N = {box}: {operation}, round {number + 1} of {rounds}")
-                    for worker in alive(workers):
-                        if worker.name not in times:
-                            continue
-                        reply = worker.ask(do="time", operation=operation, at_least=at_least)
-                        if reply:
-                            times[worker.name].append(reply["seconds"])
-                for name, seconds in times.items():
-                    if len(seconds) == rounds:
-                        rows.append(
-                            {
-                                "box": box,
-                                "operation": operation,
-                                "peer": name,
-                                "seconds": median(seconds),
-                                "fastest": min(seconds),
-                                "rounds": rounds,
-                                "images_per_second": images / median(seconds),
-                                "points": points[name][0],
-                            }
-                        )
+                turn = {"do": "time", "operation": operation, "at_least": at_least}
+                asked = [w for w in alive(workers) if operation in offered[w.name]["first"]]
+                for name, seconds in take_turns(asked, turn, rounds, f"N = {box}", tell).items():
+                    rows.append(
+                        {
+                            "box": box,
+                            "operation": operation,
+                            "peer": name,
+                            "seconds": median(seconds),
+                            "fastest": min(seconds),
+                            "rounds": rounds,
+                            "images_per_second": images / median(seconds),
+                            "points": offered[name]["points"],
+                        }
+                    )
             for worker in alive(workers):
                 peaks.append({"box": box, "peer": worker.name, **worker.ask(do="peak")})
-        skipped = {w.name: w.problem for w in workers if w.problem}
+            yield {
+                "images": images,
+                "threads": threads,
+                "peers": [
+                    {"name": w.name, "version": w.version, "what": what[w.name]}
+                    for w in workers
+                    if w.name in what
+                ],
+                "skipped": {w.name: w.problem for w in workers if w.problem},
+                "rows": rows,
+                "errors": errors,
+                "peaks": peaks,
+            }
     finally:
         for worker in workers:
             worker.close()
-    return {
-        "images": images,
-        "threads": threads,
-        "peers": [
-            {"name": name, "version": versions[name], "what": what[name]}
-            for name in names
-            if name in what
-        ],
-        "skipped": skipped,
-        "remedies": {name: PEERS[name].remedy for name in skipped},
-        "rows": rows,
-        "errors": errors,
-        "peaks": peaks,
-    }
+
+
+def prepare(worker: Worker, box: int, images: int, threads: int) -> dict:
+    """Return what a peer offers for a problem, and its error; nothing if that is too large."""
+    offered = worker.ask(do="prepare", box=box, images=images, threads=threads)
+    error = worker.ask(do="error") if offered else {}
+    if error and error["error"] > LARGEST_ERROR:
+        worker.problem = f"its slices are off by {error['error']:.2g} of their norm"
+    return {**offered, **error} if worker.problem is None else {}
+
+
+def take_turns(
+    workers: list[Worker], turn: dict, rounds: int, where: str, tell: Tell
+) -> dict[str, list[float]]:
+    """Return seconds per call by peer, of those that got through all rounds."""
+    times = {worker.name: [] for worker in workers}
+    for number in range(rounds):
+        tell(f"{where}: {turn['operation']}, round {number + 1} of {rounds}")
+        for worker in alive(workers):
+            reply = worker.ask(**turn)
+            if reply:
+                times[worker.name].append(reply["seconds"])
+    return {name: seconds for name, seconds in times.items() if len(seconds) == rounds}
 
 
 def alive(workers: list[Worker]) -> list[Worker]:
