@@ -11,7 +11,8 @@ import argparse
 import numpy as np
 
 import fastcryo as fc
-from fastcryo.reconstruct import regularizations, silent
+from fastcryo.prior import regularizations
+from fastcryo.reporting import silent
 from fastcryo.settings import Settings
 
 RULES = {

@@ -30,7 +30,8 @@ import solver_tables
 import fastcryo as fc
 from fastcryo import conditioning
 from fastcryo.experiment import Experiment
-from fastcryo.reconstruct import regularizations, silent
+from fastcryo.prior import regularizations
+from fastcryo.reporting import silent
 from fastcryo.rotations import random_rotations
 from fastcryo.settings import Settings
 from fastcryo.threads import thread_count

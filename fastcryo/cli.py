@@ -31,9 +31,10 @@ OVERRIDES = (
 def run_reconstruct(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo reconstruct``."""
     from fastcryo import console
+    from fastcryo.forecast import disk_needed, memory_needed
     from fastcryo.io.mrc import read_map
     from fastcryo.normal import available_memory
-    from fastcryo.reconstruct import disk_needed, memory_needed, reconstruct
+    from fastcryo.reconstruct import reconstruct
 
     settings = reconstruct_settings(arguments)
     particles = _read(arguments)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastcryo.compare import Comparison
     from fastcryo.demo import Demo
     from fastcryo.particles import Particles
-    from fastcryo.reconstruct import Report
+    from fastcryo.reporting import Report
     from fastcryo.results import Reconstruction
 
 

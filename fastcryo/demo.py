@@ -16,8 +16,10 @@ from fastcryo.io.atomic import replacing
 from fastcryo.io.mrc import read_map
 from fastcryo.particles import Particles, read_particles
 from fastcryo.problem import KnownPoseProblem
-from fastcryo.reconstruct import Report, map_name, reconstruct, silent
+from fastcryo.reconstruct import reconstruct
+from fastcryo.reporting import Report, silent
 from fastcryo.results import Reconstruction
+from fastcryo.run_folder import map_name
 from fastcryo.sgd import sgd
 from fastcryo.simulate import simulate
 from fastcryo.solvers import conjugate_gradient

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
-from fastcryo import assembled, reconstruct
+from fastcryo import assembled, reconstruct, solve_map
 from fastcryo.assembled import assemble_all, operator_memory
 from fastcryo.cli import main, reconstruct_settings
 from fastcryo.io.mrc import read_map
@@ -125,7 +125,7 @@ def test_the_operator_of_all_images_is_that_of_both_halves(interpolation):
 
 
 def test_a_solver_that_does_not_converge_says_so(star, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reconstruct, "MOST_ITERATIONS", 3)
+    monkeypatch.setattr(solve_map, "MOST_ITERATIONS", 3)
     for solver in ("cg", "lbfgs"):
         run(star, tmp_path / solver, f"--solver {solver}")
         assert f"half2: {solver} did not converge, its residual is" in capsys.readouterr().out

@@ -1,0 +1,57 @@
+"""The output folder of a reconstruction: its names, and what may be replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fastcryo._version import __version__
+from fastcryo.errors import InputError
+from fastcryo.particles import Particles
+from fastcryo.settings import Settings
+
+
+def map_name(name: str) -> str:
+    """Return the file name of a map, as RELION and its users expect it."""
+    return "run_class001.mrc" if name == "full" else f"run_{name}_class001_unfil.mrc"
+
+
+def open_folder(folder: str | os.PathLike, resume: bool, overwrite: bool) -> Path:
+    """Make the output folder; refuse one that holds an earlier run unless told what to do."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror}), choose another --out"
+        ) from error
+    checkpoints = sorted(folder.glob("checkpoint_*.npz"))
+    if overwrite:
+        for path in checkpoints:
+            path.unlink()
+    elif not resume:
+        earlier = sorted(folder.glob("run_*")) + checkpoints
+        if earlier:
+            raise InputError(
+                f"{folder}: already holds {earlier[0].name}, "
+                "choose another --out, or add --overwrite or --resume"
+            )
+    return folder
+
+
+def fingerprint(particles: Particles, settings: Settings) -> str:
+    """Return a hash of all that a result depends on."""
+    digest = hashlib.sha256(f"{__version__} {settings} {particles.stacks}".encode())
+    arrays = [particles.rotations, particles.shifts, particles.half]
+    arrays += [particles.stack, particles.slice, np.array([particles.pixel_size, particles.box])]
+    if particles.ctf is not None:
+        arrays.append(particles.ctf.coefficients())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
