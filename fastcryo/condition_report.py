@@ -74,6 +74,7 @@ def condition(
     box: int | None = None,
     maxres: float | None = None,
     regularization: float = 1e-8,
+    symmetry: str = "C1",
     interpolation: str = "trilinear",
     overwrite: bool = False,
     report: Report | None = None,
@@ -95,6 +96,8 @@ def condition(
         Highest resolution, angstrom.
     regularization : float
         lambda, in units of the mean 1 / sigma^2 (noise of variance 1 is assumed).
+    symmetry : str
+        Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
     interpolation : {"trilinear", "nearest"}
     overwrite : bool
         Replace the files of an earlier run.
@@ -110,7 +113,7 @@ def condition(
     """
     folder = _open_folder(folder, overwrite)
     report = report or (lambda stage, done, total, detail: None)
-    radial = _radial(particles, maxres, regularization, report)
+    radial = _radial(particles, maxres, regularization, symmetry, report)
 
     cropped = min(particles.box, SPECTRUM_BOX) if box is None else box
     report("spectra", 0, 8, "assembling")
@@ -122,6 +125,7 @@ def condition(
         box=cropped,
         radius=radius,
         regularization=regularization,
+        symmetry=symmetry,
         interpolation=interpolation,
         metadata_only=True,
     )
@@ -188,7 +192,11 @@ def _open_folder(folder: str | os.PathLike, overwrite: bool) -> Path:
 
 
 def _radial(
-    particles: Particles, maxres: float | None, regularization: float, report: Report
+    particles: Particles,
+    maxres: float | None,
+    regularization: float,
+    symmetry: str,
+    report: Report,
 ) -> RadialCondition:
     """Sum the nearest-voxel diagonals block by block, so that no table of all samples is kept."""
     views = weighted = 0.0
@@ -202,12 +210,14 @@ def _radial(
                 replace(some, ctf=ctf),
                 resolution=maxres,
                 regularization=0.0,
+                symmetry=symmetry,
                 interpolation="nearest",
                 metadata_only=True,
             )
-            sums.append(len(block) * block.hessian_diagonal().astype(np.float64))
+            sums.append(block.views(len(block)) * block.hessian_diagonal().astype(np.float64))
         views, weighted = views + sums[0], weighted + sums[1]
     report("condition by radius", count, count, "")
+    count = block.views(count)
     length = particles.box * particles.pixel_size
     return conditioning.radial_condition(
         block.grid, views / count, weighted / count, regularization, count, length

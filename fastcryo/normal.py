@@ -320,7 +320,12 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
     colours = layout.tile_colours(tiles, radius, *TILE_SHAPE)
     none = (np.empty(0, operator.dtype),)
     tables = (problem.weights, entries.reshape(-1), radius)
-    for part, images, steps in blocks(tables, problem.members, problem.steps, operator.samples):
+    copies = (
+        (part, images, view)
+        for part, images, steps in blocks(tables, problem.members, problem.steps, operator.samples)
+        for view in steps.reshape(-1, *steps.shape[-3:])
+    )
+    for part, images, steps in copies:
         # Entries are added where they belong, with no buffer between: only tiles that are not
         # neighbours may do so side by side.
         for colour in range(4):
@@ -340,5 +345,5 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
                 thread_count(),
                 np.empty((len(chosen), 3)),
             )
-    stencil.separate(entries, entries.dtype.type(1 / len(problem)))
+    stencil.separate(entries, entries.dtype.type(1 / problem.views(len(problem))))
     return NormalOperator(problem, entries, None)

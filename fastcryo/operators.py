@@ -169,7 +169,8 @@ class SliceOperator:
         Parameters
         ----------
         volume : ndarray, half grid
-        steps : ndarray, shape (n, 2, 3), int64
+        steps : ndarray, shape (n, 2, 3) or (g, n, 2, 3), int64
+            With symmetry: g views of every image, which are summed over as well.
         images : ndarray of int64
             Which of the n.
         weights : ndarray, shape (n, samples) or (1, samples)
@@ -273,7 +274,12 @@ class SliceOperator:
         else:
             parts = blocks(tables, images, steps, self.samples)
         total = np.zeros(3)
-        for part, members, views in parts:
+        copies = (
+            (part, members, view)
+            for part, members, views in parts
+            for view in views.reshape(-1, *views.shape[-3:])
+        )
+        for part, members, views in copies:
             sums = np.zeros((len(self._tiles), 3))
             getattr(self._kernels, name)(
                 source,

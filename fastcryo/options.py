@@ -123,6 +123,16 @@ def _input(parser: argparse.ArgumentParser, help: str) -> None:
     )
 
 
+def _symmetry(parser) -> None:
+    option(
+        parser,
+        "--sym",
+        metavar="GROUP",
+        default="C1",
+        help="point group of the map with RELION's axes: C1 (default), C4, D2, T, O, I1, I2, ...",
+    )
+
+
 def _output(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     option(
         parser,
@@ -207,6 +217,7 @@ def _reconstruct(commands) -> None:
         "batches of 1000, lambda 1e-8, noise 1); other options still override",
     )
     data = parser.add_argument_group("data")
+    _symmetry(data)
     option(data, "--maxres", type=positive_number, help="highest resolution used, angstrom")
     option(data, "--box", type=positive_integer, help="Fourier-crop the images to this side")
     option(
@@ -255,6 +266,7 @@ def _condition(commands) -> None:
     )
     option(parser, "--image-size", type=positive_integer, help="side of the images, if unknown")
     option(parser, "--maxres", type=positive_number, help="highest resolution used, angstrom")
+    _symmetry(parser)
     option(parser, "--regularization", type=float, default=1e-8, help="lambda (default: 1e-8)")
     option(parser, "--interpolation", choices=("trilinear", "nearest"), default="trilinear")
 

@@ -16,6 +16,7 @@ from fastcryo.normal import available_memory
 from fastcryo.operators import SliceOperator
 from fastcryo.packing import Packer, Source, stream
 from fastcryo.rotations import orthonormal_rotations
+from fastcryo.symmetry import replicated, symmetry_matrices
 
 if TYPE_CHECKING:
     from fastcryo.particles import Particles
@@ -31,6 +32,7 @@ class ImageSet:
     ctf: CTF | None
     shifts: ArrayLike | None
     rotations: NDArray
+    symmetry: str = "C1"
 
     def __post_init__(self):
         if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
@@ -51,6 +53,14 @@ class ImageSet:
     def length(self) -> float:
         """Side of the box, angstrom."""
         return self.side * self.pixel_size
+
+    def steps(self) -> NDArray[np.int64]:
+        """Fixed-point rows of the rotations, (n, 2, 3), or of all symmetric views, (g, n, 2, 3)."""
+        symmetry = symmetry_matrices(self.symmetry)
+        if len(symmetry) == 1:
+            return layout.fixed_point_steps(self.rotations)
+        views = replicated(self.rotations, symmetry)
+        return layout.fixed_point_steps(views.reshape(-1, 3, 3)).reshape(*views.shape[:2], 2, 3)
 
     def ctf_coefficients(self) -> NDArray:
         """One row per image; no rows without CTF."""
@@ -155,7 +165,7 @@ def prepare_data(
         operator=operator,
         pixel_size=setup.pixel_size,
         image_box=setup.side,
-        steps=layout.fixed_point_steps(setup.rotations),
+        steps=setup.steps(),
         weights=weights,
         data=data,
         energies=energies,

@@ -41,7 +41,9 @@ class KnownPoseProblem:
         grad f(V) = 1/n sum_i P_i^H C_i (C_i P_i V - y_i) / sigma^2 + lambda V
         H = 1/n sum_i P_i^H C_i^2 P_i / sigma^2 + lambda
 
-    A batch replaces the n images by some of them. Make one with `from_arrays` or `from_particles`.
+    A batch replaces the n images by some of them. With a symmetry of g rotations S, every image
+    is seen in g views A S: the sums go over these n g terms, and n stands for n g. Make one with
+    `from_arrays` or `from_particles`.
 
     Attributes
     ----------
@@ -50,8 +52,8 @@ class KnownPoseProblem:
         Of the images as given, angstrom.
     image_box : int
         Side of the images as given; `grid.box` may be smaller (Fourier cropping).
-    steps : ndarray, shape (n, 2, 3), int64
-        Fixed-point rows of the rotations.
+    steps : ndarray, shape (n, 2, 3) or (g, n, 2, 3), int64
+        Fixed-point rows of the rotations; with symmetry, of all views.
     weights : ndarray or StoredRows, shape (n, samples) or (1, samples)
         C^2 / sigma^2, halved at the origin.
     data : ndarray or StoredRows, shape (n, samples) or (0, samples)
@@ -91,6 +93,10 @@ class KnownPoseProblem:
         """Return the number of images."""
         return len(self.members)
 
+    def views(self, images: int) -> int:
+        """Return the number of views of so many images: g times as many with symmetry."""
+        return images if self.steps.ndim == 3 else images * len(self.steps)
+
     @classmethod
     def from_arrays(
         cls,
@@ -106,6 +112,7 @@ class KnownPoseProblem:
         resolution: float | None = None,
         noise_std: ArrayLike = 1.0,
         regularization: ArrayLike = 1e-8,
+        symmetry: str = "C1",
         interpolation: str = "trilinear",
         dtype: DTypeLike = "float32",
         backend: str = "auto",
@@ -135,6 +142,8 @@ class KnownPoseProblem:
             sigma of a DFT coefficient, one number or one per shell 0..R.
         regularization : float or array_like
             lambda, one number or one per shell 0..R (the last serves beyond).
+        symmetry : str
+            Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
         interpolation, dtype, backend
             See `SliceOperator`.
 
@@ -157,7 +166,7 @@ class KnownPoseProblem:
             if len(images) != count:
                 raise InputError(f"images: {len(images)} given, but {count} rotations")
             side = images.shape[1]
-        setup = ImageSet(side, pixel_size, ctf, shifts, rotations)
+        setup = ImageSet(side, pixel_size, ctf, shifts, rotations, symmetry)
         grid = FourierGrid(side if box is None else box, radius_of(setup, box, radius, resolution))
         operator = SliceOperator(grid, interpolation, backend, dtype)
         source = None if images is None else source_of_array(images, operator.real_dtype)
@@ -173,6 +182,7 @@ class KnownPoseProblem:
         resolution: float | None = None,
         noise_std: ArrayLike = 1.0,
         regularization: ArrayLike = 1e-8,
+        symmetry: str = "C1",
         interpolation: str = "trilinear",
         dtype: DTypeLike = "float32",
         backend: str = "auto",
@@ -222,6 +232,7 @@ class KnownPoseProblem:
             particles.ctf,
             particles.shifts,
             particles.rotations,
+            symmetry,
         )
         grid = FourierGrid(
             particles.box if box is None else box, radius_of(setup, box, radius, resolution)
@@ -258,7 +269,7 @@ class KnownPoseProblem:
         total, square, mixed = self.operator.normal(
             volume, self.steps, images, self.weights, self.data
         )
-        damped_norm = self._finish(total, volume, len(images))
+        damped_norm = self._finish(total, volume, self.views(len(images)))
         return self._loss(square, mixed, images, damped_norm), total
 
     def loss_gradient_and_product(
@@ -274,8 +285,8 @@ class KnownPoseProblem:
         gradient, product, square, mixed, _ = self.operator.normal_with_product(
             volume, direction, self.steps, images, self.weights, self.data
         )
-        damped_norm = self._finish(gradient, volume, len(images))
-        self._finish(product, direction, len(images))
+        damped_norm = self._finish(gradient, volume, self.views(len(images)))
+        self._finish(product, direction, self.views(len(images)))
         return self._loss(square, mixed, images, damped_norm), gradient, product
 
     def loss_and_curvature(
@@ -287,7 +298,7 @@ class KnownPoseProblem:
         square, mixed, product_square = self.operator.energies(
             volume, direction, self.steps, images, self.weights, self.data
         )
-        curvature = 2 * product_square / len(images) + self._damped_norm(direction)
+        curvature = 2 * product_square / self.views(len(images)) + self._damped_norm(direction)
         return self._loss(square, mixed, images, self._damped_norm(volume)), curvature
 
     def hvp(self, direction: NDArray, batch: ArrayLike | None = None) -> NDArray:
@@ -295,7 +306,7 @@ class KnownPoseProblem:
         images = self._images(batch)
         none = np.empty((0, self.operator.samples), self.operator.dtype)
         total, _, _ = self.operator.normal(direction, self.steps, images, self.weights, none)
-        self._finish(total, direction, len(images))
+        self._finish(total, direction, self.views(len(images)))
         return total
 
     def curvature(self, direction: NDArray, batch: ArrayLike | None = None) -> float:
@@ -303,7 +314,7 @@ class KnownPoseProblem:
         images = self._images(batch)
         none = np.empty((0, self.operator.samples), self.operator.dtype)
         square, _ = self.operator.energy(direction, self.steps, images, self.weights, none)
-        return 2 * square / len(images) + self._damped_norm(direction)
+        return 2 * square / self.views(len(images)) + self._damped_norm(direction)
 
     def right_hand_side(self) -> NDArray:
         """Return b = 1/n sum_i P_i^H C_i y_i / sigma^2, so that H V = b at the minimiser."""
@@ -352,7 +363,7 @@ class KnownPoseProblem:
     def _diagonal(self, batch: ArrayLike | None, squared: bool) -> NDArray:
         images = self._images(batch)
         total = self.operator.diagonal(self.steps, images, self.weights, squared)
-        total /= len(images)
+        total /= self.views(len(images))
         total += self.damping
         return total
 
@@ -369,8 +380,8 @@ class KnownPoseProblem:
         )
 
     def _loss(self, square: float, mixed: float, images: NDArray, damped_norm: float) -> float:
-        data_term = square - 2 * mixed + self.energies[images].sum()
-        return float(data_term / len(images) + 0.5 * damped_norm)
+        data_term = (square - 2 * mixed) / self.views(len(images)) + self.energies[images].mean()
+        return float(data_term + 0.5 * damped_norm)
 
     def _images(self, batch: ArrayLike | None) -> NDArray[np.int64]:
         if batch is None:

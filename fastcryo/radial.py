@@ -101,12 +101,13 @@ def condition_number_by_radius(problem: KnownPoseProblem) -> RadialCondition:
     nearest = SliceOperator(problem.grid, "nearest", "cpu", operator.real_dtype)
     plain = np.ones((1, operator.samples), operator.real_dtype)
     plain[:, operator.origin] /= 2
+    count = problem.views(len(problem))
     views, weighted = (
-        nearest.diagonal(problem.steps, problem.members, weights, squared=True) / len(problem)
+        nearest.diagonal(problem.steps, problem.members, weights, squared=True) / count
         for weights in (plain, problem.weights)
     )
     length = problem.pixel_size * problem.image_box
-    return radial_condition(problem.grid, views, weighted, problem.damping, len(problem), length)
+    return radial_condition(problem.grid, views, weighted, problem.damping, count, length)
 
 
 def radial_condition(
@@ -127,7 +128,7 @@ def radial_condition(
     damping : array_like
         lambda, to broadcast with them.
     count : int
-        Number of images.
+        Number of views: of images, times that of symmetries.
     length : float
         Side of the box, angstrom.
     """

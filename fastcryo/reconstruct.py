@@ -174,6 +174,7 @@ def prepare(
         resolution=settings.maxres,
         noise_std=sigma,
         regularization=0.0,
+        symmetry=settings.symmetry,
         interpolation=settings.interpolation,
         invert=settings.invert,
         progress=lambda done, total: report("reading images", done, total, ""),

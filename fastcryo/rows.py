@@ -145,7 +145,7 @@ def blocks(
         What a kernel takes.
     images : ndarray of int64
         The batch.
-    steps : ndarray, shape (n, 2, 3), int64
+    steps : ndarray, shape (n, 2, 3) or (g, n, 2, 3), int64
     samples : int
         Per image.
 
@@ -167,4 +167,4 @@ def blocks(
             yield tuple(taken), part, steps
         else:
             taken = [a[part] if isinstance(a, StoredRows) else a for a in arrays]
-            yield tuple(taken), np.arange(len(part)), steps[part]
+            yield tuple(taken), np.arange(len(part)), steps[..., part, :, :]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastcryo.errors import InputError
 from fastcryo.storage import STORAGES
+from fastcryo.symmetry import symmetry_matrices
 
 SOLVERS = ("sgd", "cg", "lbfgs", "wiener")
 SMALLEST_BATCH, LARGEST_BATCH, BATCHES_PER_EPOCH = 50, 1000, 10
@@ -37,6 +38,8 @@ class Settings:
         None: the Wiener prior by shell, from the half-maps; else lambda.
     noise : {"estimated", "unit"}
         sigma by shell from the corners of the images, or 1 as in the paper.
+    symmetry : str
+        Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
     maxres : float or None
         Highest resolution used, angstrom.
     box : int or None
@@ -63,6 +66,7 @@ class Settings:
     average: bool | None = None
     regularization: float | None = None
     noise: str = "estimated"
+    symmetry: str = "C1"
     maxres: float | None = None
     box: int | None = None
     prepared_type: str = "float32"
@@ -82,6 +86,7 @@ class Settings:
                 f"prepared type: {self.prepared_type!r} is unknown, "
                 f"choose from {', '.join(STORAGES)}"
             )
+        symmetry_matrices(self.symmetry)  # refuses an unknown name
         if self.subset not in (0, 1, 2):
             raise InputError(f"subset: {self.subset} is unknown, choose 1 or 2 (0: all)")
 
