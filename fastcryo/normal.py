@@ -343,7 +343,11 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
                 grid.box,
                 PRECISIONS[operator.real_dtype.name][1],
                 thread_count(),
-                np.empty((len(chosen), 3)),
+                operator.real_dtype.type(1),
+                np.empty(0, operator.real_dtype),
+                True,
+                max(1, len(images)),
+                np.empty((len(chosen), 4)),
             )
     stencil.separate(entries, entries.dtype.type(1 / problem.views(len(problem))))
     return NormalOperator(problem, entries, None)

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
-from fastcryo.kernels.cpu import prepare, slicing, windows
+from fastcryo.kernels.cpu import slicing, windows
 from fastcryo.rotations import orthonormal_rotations
 from fastcryo.rows import StoredRows, blocks
 from fastcryo.threads import thread_count
@@ -20,6 +20,10 @@ KERNELS = {
 WINDOW_ORDER = {"nearest": 1, "trilinear": 2}
 BACKENDS = ("auto", "cpu")
 PRECISIONS = {"float32": (np.complex64, np.float32(2.0**-24)), "float64": (np.complex128, 2.0**-52)}
+
+
+# Images of a batch that one thread takes at a time where nothing is added to a volume.
+CHUNK = 16
 
 
 class SliceOperator:
@@ -70,28 +74,31 @@ class SliceOperator:
         self.origin = layout.origin_sample(grid.radius)
         self._widths = layout.row_widths(grid.radius)
         self._none = (np.empty(0, self.dtype),)
-        self._tiles, self._neighbours = layout.disc_tiles(
-            grid.radius, *layout.tile_shape(grid.radius)
-        )
+        shapes = layout.tile_shape(grid.radius), layout.reading_tile_shape(grid.radius)
+        self._adding, self._reading = (layout.disc_tiles(grid.radius, *shape) for shape in shapes)
 
-    def forward(self, volume: NDArray, rotations: ArrayLike) -> NDArray:
+    def forward(self, volume: NDArray, rotations: ArrayLike, out: NDArray | None = None) -> NDArray:
         """Slice a half grid.
 
         Parameters
         ----------
         volume : ndarray, half grid of `grid`
         rotations : array_like, shape (n, 3, 3)
+        out : ndarray, shape (n, samples), complex, optional
+            Where to write the result; memory that is used again costs no time to get.
 
         Returns
         -------
         ndarray, shape (n, samples), complex
         """
         steps = layout.fixed_point_steps(orthonormal_rotations(rotations))
-        samples = np.empty((len(steps), self.samples), self.dtype)
+        samples = self._out(out, (len(steps), self.samples))
         self._sweep("forward", (self.flat(volume),), self._none, (samples,), steps)
         return samples
 
-    def adjoint(self, samples: NDArray, rotations: ArrayLike) -> NDArray:
+    def adjoint(
+        self, samples: NDArray, rotations: ArrayLike, out: NDArray | None = None
+    ) -> NDArray:
         """Back-project packed samples, the exact transpose of `forward` over the reals.
 
         Re <forward(V), s> over full discs equals Re <V, adjoint(s)> over the full grid.
@@ -100,6 +107,8 @@ class SliceOperator:
         ----------
         samples : ndarray, shape (n, samples), complex
         rotations : array_like, shape (n, 3, 3)
+        out : ndarray, half grid, optional
+            Where to write the result.
 
         Returns
         -------
@@ -111,11 +120,11 @@ class SliceOperator:
             raise InputError(
                 f"samples: shape {(len(steps), self.samples)} needed, got {samples.shape}"
             )
-        out = self.grid.zeros(self.dtype)
-        self._sweep("adjoint", self._none, (self.flat(out),), (samples,), steps)
-        # The origin is its own mirror and must not be added twice.
-        out[0, self.grid.centre, self.grid.centre] -= 0.5 * samples[:, self.origin].sum()
-        return self._add_mirror(out)
+        out = self._out(out, self.grid.shape)
+        self._sweep("adjoint", self._none, (out.reshape(-1),), (samples,), steps)
+        # The origin is its own mirror and was added twice.
+        out[0, self.grid.centre, self.grid.centre] -= samples[:, self.origin].sum().real
+        return out
 
     def inner(self, left: NDArray, right: NDArray) -> float:
         """Inner product of packed samples over the full discs, Re sum(conj(left) right)."""
@@ -163,8 +172,11 @@ class SliceOperator:
         images: NDArray,
         weights: NDArray | StoredRows,
         data: NDArray | StoredRows,
-    ) -> tuple[NDArray, float, float]:
-        """Sum P^H (c P V - d) over images, in one pass that stores no slice.
+        scale: float = 1.0,
+        damping: NDArray | None = None,
+        out: NDArray | None = None,
+    ) -> tuple[NDArray, float, float, float]:
+        """Return scale sum P^H (c P V - d) + lambda V, in one pass that stores no slice.
 
         Parameters
         ----------
@@ -177,17 +189,26 @@ class SliceOperator:
             c, halved at the origin.
         data : ndarray, shape (n, samples) or (0, samples)
             d, halved at the origin; no rows stand for zeros.
+        scale : float
+        damping : ndarray, shape (1, 1, 1) or that of the half grid, optional
+            lambda; none unless given.
+        out : ndarray, half grid, optional
+            Where to write the result; not the memory of `volume`.
 
         Returns
         -------
         total : ndarray, half grid
         square, mixed : float
             Sum of c |P V|^2 and of Re(conj(d) P V) over half discs.
+        damped_norm : float
+            Sum of lambda |V|^2 over the full grid.
         """
-        out = self.grid.zeros(self.dtype)
-        source, target = (self.flat(volume),), (self.flat(out),)
-        sums = self._sweep("gradient", source, target, (weights, data), steps, images)
-        return self._add_mirror(out), sums[0], sums[1]
+        out = self._out(out, self.grid.shape)
+        source, target = (self.flat(volume),), (out.reshape(-1),)
+        square, mixed, _, damped_norm = self._sweep(
+            "gradient", source, target, (weights, data), steps, images, scale, damping
+        )
+        return out, square, mixed, damped_norm
 
     def normal_with_product(
         self,
@@ -197,8 +218,11 @@ class SliceOperator:
         images: NDArray,
         weights: NDArray | StoredRows,
         data: NDArray | StoredRows,
+        scale: float = 1.0,
+        damping: NDArray | None = None,
+        out: tuple[NDArray, NDArray] | None = None,
     ) -> tuple[NDArray, NDArray, float, float, float]:
-        """Return what `normal` does and, from the same pass, the sum of P^H c P direction.
+        """Return what `normal` does and, from the same pass, that of `direction` without data.
 
         Coordinates, window weights and data are read once for both; windows without vectors take
         two passes.
@@ -206,19 +230,23 @@ class SliceOperator:
         Returns
         -------
         total, product : ndarray, half grids
-        square, mixed, product_square : float
-            As in `normal`, and the sum of c |P direction|^2 over half discs.
+        square, mixed, damped_norm : float
+            As in `normal`.
         """
+        first, second = (None, None) if out is None else out
         if not self._kernels.pairs:
             none = np.empty((0, self.samples), self.dtype)
-            total, square, mixed = self.normal(volume, steps, images, weights, data)
-            product, other, _ = self.normal(direction, steps, images, weights, none)
-            return total, product, square, mixed, other
-        total, product = self.grid.zeros(self.dtype), self.grid.zeros(self.dtype)
+            last = scale, damping
+            total, *sums = self.normal(volume, steps, images, weights, data, *last, first)
+            product = self.normal(direction, steps, images, weights, none, *last, second)[0]
+            return total, product, *sums
+        total, product = (self._out(given, self.grid.shape) for given in (first, second))
         source = (self.flat(volume), self.flat(direction))
-        target = (self.flat(total), self.flat(product))
-        sums = self._sweep("gradient", source, target, (weights, data), steps, images)
-        return self._add_mirror(total), self._add_mirror(product), *sums
+        target = (total.reshape(-1), product.reshape(-1))
+        square, mixed, _, damped_norm = self._sweep(
+            "gradient", source, target, (weights, data), steps, images, scale, damping
+        )
+        return total, product, square, mixed, damped_norm
 
     def energy(
         self, volume: NDArray, steps: NDArray, images: NDArray, weights: NDArray, data: NDArray
@@ -236,25 +264,39 @@ class SliceOperator:
         weights: NDArray | StoredRows,
         data: NDArray | StoredRows,
     ) -> tuple[float, float, float]:
-        """Return the sums of `normal_with_product` without its volumes."""
+        """Return sums from one pass over both volumes.
+
+        Returns
+        -------
+        square, mixed, direction_square : float
+            As in `normal`, and the sum of c |P direction|^2 over half discs.
+        """
         if not self._kernels.pairs:
             none = np.empty((0, self.samples), self.dtype)
             other, _ = self.energy(direction, steps, images, weights, none)
             return *self.energy(volume, steps, images, weights, data), other
         source = (self.flat(volume), self.flat(direction))
-        return self._sweep("energy", source, self._none, (weights, data), steps, images)
+        return self._sweep("energy", source, self._none, (weights, data), steps, images)[:3]
 
     def diagonal(self, steps: NDArray, images: NDArray, weights: NDArray, squared: bool) -> NDArray:
         """Sum c w^2 (squared) or c w over the samples of some images; a real half grid."""
-        out = np.zeros(self.grid.shape, self.real_dtype)
+        out = np.empty(self.grid.shape, self.real_dtype)
         name = "diagonal" if squared else "gridding"
         self._sweep(name, self._none, (out.reshape(-1),), (weights,), steps, images)
-        return self._add_mirror(out)
+        return out
 
     def flat(self, volume: NDArray) -> NDArray:
         """Return a half grid as the kernels take it: contiguous, flat, in this precision."""
         self.grid.check(volume)
         return np.ascontiguousarray(volume, self.dtype).reshape(-1)
+
+    def _out(self, given: NDArray | None, shape: tuple[int, ...]) -> NDArray:
+        """Return the array that a result is written to: the given one, or a new one."""
+        if given is None:
+            return np.empty(shape, self.dtype)
+        if given.shape != shape or given.dtype != self.dtype or not given.flags.c_contiguous:
+            raise InputError(f"out: a contiguous array of {self.dtype}, shape {shape}, is needed")
+        return given
 
     def _sweep(
         self,
@@ -264,8 +306,10 @@ class SliceOperator:
         tables: tuple[NDArray | StoredRows, ...],
         steps: NDArray,
         images: NDArray | None = None,
-    ) -> tuple[float, float, float]:
-        """Run a kernel on some images, block by block; returns its three sums.
+        scale: float = 1.0,
+        damping: NDArray | None = None,
+    ) -> tuple[float, float, float, float]:
+        """Run a kernel on some images, block by block; returns its four sums.
 
         `images` None: the tables hold samples of the batch itself.
         """
@@ -273,14 +317,20 @@ class SliceOperator:
             parts = [(tables, np.arange(len(steps)), steps)]
         else:
             parts = blocks(tables, images, steps, self.samples)
-        total = np.zeros(3)
+        lam = np.empty(0, self.real_dtype) if damping is None else damping.reshape(-1)
+        adding = target is not self._none
+        tiles, neighbours = self._adding if adding else self._reading
+        total = np.zeros(4)
         copies = (
             (part, members, view)
             for part, members, views in parts
-            for view in views.reshape(-1, *views.shape[-3:])
+            for view in (views if views.ndim == 4 else views[None])
         )
+        fresh = True
         for part, members, views in copies:
-            sums = np.zeros((len(self._tiles), 3))
+            chunk = max(1, len(members)) if adding else CHUNK
+            units = len(tiles) * max(1, -(-len(members) // chunk))
+            sums = np.zeros((units + self.grid.shape[0], 4))
             getattr(self._kernels, name)(
                 source,
                 target,
@@ -288,17 +338,18 @@ class SliceOperator:
                 members,
                 views,
                 self.rows,
-                self._tiles,
-                self._neighbours,
+                tiles,
+                neighbours,
                 self._widths,
                 self.grid.box,
                 self._unit,
                 thread_count(),
+                self.real_dtype.type(scale),
+                lam,
+                fresh,
+                chunk,
                 sums,
             )
             total += sums.sum(axis=0)
+            fresh = False
         return tuple(total.tolist())
-
-    def _add_mirror(self, out: NDArray) -> NDArray:
-        prepare.add_mirror(out[0].copy(), out[0])
-        return out

@@ -261,32 +261,51 @@ class KnownPoseProblem:
         return self._loss(square, mixed, images, self._damped_norm(volume))
 
     def loss_and_gradient(
-        self, volume: NDArray, batch: ArrayLike | None = None
+        self, volume: NDArray, batch: ArrayLike | None = None, out: NDArray | None = None
     ) -> tuple[float, NDArray]:
-        """Return f and its gradient, the direction of steepest ascent, from one pass."""
+        """Return f and its gradient, the direction of steepest ascent, from one pass.
+
+        `out`, a half grid, takes the gradient: memory that is used again costs no time to get.
+        """
         images = self._images(batch)
         self._need_data()
-        total, square, mixed = self.operator.normal(
-            volume, self.steps, images, self.weights, self.data
+        gradient, square, mixed, damped_norm = self.operator.normal(
+            volume,
+            self.steps,
+            images,
+            self.weights,
+            self.data,
+            1 / self.views(len(images)),
+            self.damping,
+            out,
         )
-        damped_norm = self._finish(total, volume, self.views(len(images)))
-        return self._loss(square, mixed, images, damped_norm), total
+        return self._loss(square, mixed, images, damped_norm), gradient
 
     def loss_gradient_and_product(
-        self, volume: NDArray, direction: NDArray, batch: ArrayLike | None = None
+        self,
+        volume: NDArray,
+        direction: NDArray,
+        batch: ArrayLike | None = None,
+        out: tuple[NDArray, NDArray] | None = None,
     ) -> tuple[float, NDArray, NDArray]:
         """Return f, its gradient and the Hessian times `direction` from one pass.
 
         What a step of Algorithm 1 needs, with a probe as direction: coordinates, weights, CTF and
-        data are read once for both.
+        data are read once for both. `out`, two half grids, takes gradient and product.
         """
         images = self._images(batch)
         self._need_data()
-        gradient, product, square, mixed, _ = self.operator.normal_with_product(
-            volume, direction, self.steps, images, self.weights, self.data
+        gradient, product, square, mixed, damped_norm = self.operator.normal_with_product(
+            volume,
+            direction,
+            self.steps,
+            images,
+            self.weights,
+            self.data,
+            1 / self.views(len(images)),
+            self.damping,
+            out,
         )
-        damped_norm = self._finish(gradient, volume, self.views(len(images)))
-        self._finish(product, direction, self.views(len(images)))
         return self._loss(square, mixed, images, damped_norm), gradient, product
 
     def loss_and_curvature(
@@ -301,13 +320,16 @@ class KnownPoseProblem:
         curvature = 2 * product_square / self.views(len(images)) + self._damped_norm(direction)
         return self._loss(square, mixed, images, self._damped_norm(volume)), curvature
 
-    def hvp(self, direction: NDArray, batch: ArrayLike | None = None) -> NDArray:
-        """Return the Hessian times a half grid."""
+    def hvp(
+        self, direction: NDArray, batch: ArrayLike | None = None, out: NDArray | None = None
+    ) -> NDArray:
+        """Return the Hessian times a half grid; `out`, a half grid, takes it."""
         images = self._images(batch)
         none = np.empty((0, self.operator.samples), self.operator.dtype)
-        total, _, _ = self.operator.normal(direction, self.steps, images, self.weights, none)
-        self._finish(total, direction, self.views(len(images)))
-        return total
+        scale = 1 / self.views(len(images))
+        return self.operator.normal(
+            direction, self.steps, images, self.weights, none, scale, self.damping, out
+        )[0]
 
     def curvature(self, direction: NDArray, batch: ArrayLike | None = None) -> float:
         """Return <d, H d> from one forward-only pass."""
@@ -366,13 +388,6 @@ class KnownPoseProblem:
         total /= self.views(len(images))
         total += self.damping
         return total
-
-    def _finish(self, total: NDArray, volume: NDArray, count: int) -> float:
-        """Turn a sum into a mean plus the prior's term; returns sum lambda |V|^2."""
-        real = self.operator.real_dtype.type
-        volume = np.ascontiguousarray(volume, self.operator.dtype)
-        by_plane = vectors.finish_sum(total, volume, real(1 / count), self.damping)
-        return float(by_plane @ self.grid.plane_multiplicity)
 
     def _damped_norm(self, volume: NDArray) -> float:
         return float(

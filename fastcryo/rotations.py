@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastcryo.errors import InputError
 
 ORTHONORMALITY_TOLERANCE = 1e-3
+# Largest |A A^T - 1| of a matrix that needs no singular values: they come with as much themselves.
+ROUNDING = 1.5e-15
 
 
 def rotation_matrices(rot: ArrayLike, tilt: ArrayLike, psi: ArrayLike) -> NDArray[np.float64]:
@@ -90,7 +92,7 @@ def orthonormal_rotations(rotations: ArrayLike) -> NDArray[np.float64]:
     Returns
     -------
     ndarray, shape (n, 3, 3), float64
-        The nearest orthonormal matrices.
+        The nearest orthonormal matrices; those that are so up to rounding as they are.
 
     Raises
     ------
@@ -105,12 +107,17 @@ def orthonormal_rotations(rotations: ArrayLike) -> NDArray[np.float64]:
     if not np.isfinite(matrices).all():
         bad = np.flatnonzero(~np.isfinite(matrices).all(axis=(1, 2)))
         raise InputError(f"rotations: {len(bad)} contain NaN or infinity, the first is {bad[0]}")
-    left, values, right = np.linalg.svd(matrices)
-    off = np.abs(values - 1).max(axis=1)
+    gram = matrices @ matrices.transpose(0, 2, 1)
+    off = np.abs(gram - np.eye(3)).max(axis=(1, 2))
+    rough = off > ROUNDING
+    left, values, right = np.linalg.svd(matrices[rough])
+    off[rough] = np.abs(values - 1).max(axis=1)
     bad = np.flatnonzero((off > ORTHONORMALITY_TOLERANCE) | (np.linalg.det(matrices) < 0))
     if len(bad):
         raise InputError(
             f"rotations: {len(bad)} of {len(matrices)} matrices are not rotations "
             f"(rows orthonormal, determinant +1), the first is {bad[0]}"
         )
-    return left @ right
+    nearest = matrices.copy()
+    nearest[rough] = left @ right
+    return nearest

@@ -199,7 +199,8 @@ def sgd(
     state = _start(problem, initial, rng, estimated, beta) if resume is None else resume
     began = time.perf_counter() - (state.history.epoch_seconds or [0.0])[-1]
     batches_per_epoch = -(-len(problem) // batch_size)
-    direction = np.empty_like(state.volume)
+    gradient, direction = np.empty_like(state.volume), np.empty_like(state.volume)
+    product = np.empty_like(state.volume) if estimated else None
     variate, spread = None, 0.0
     if variance_reduction is not None:
         variate = ControlVariate.start(problem, operator, state.volume)
@@ -213,13 +214,14 @@ def sgd(
         for number, batch in enumerate(batches):
             if estimated:
                 signs = rademacher(problem.grid, state.rng)
-                loss, gradient, product = objective.loss_gradient_and_product(
-                    state.volume, signs.astype(state.volume.dtype), batch
+                probe = signs.astype(state.volume.dtype)
+                loss, _, _ = objective.loss_gradient_and_product(
+                    state.volume, probe, batch, (gradient, product)
                 )
                 diagonal = state.estimate.update(signs * product.real)
                 inverse = thresholded_inverse(diagonal, threshold or 0.0, spread)
             else:
-                loss, gradient = objective.loss_and_gradient(state.volume, batch)
+                loss, _ = objective.loss_and_gradient(state.volume, batch, gradient)
             if not np.isfinite(loss):
                 raise InputError(
                     f"step: the loss became {loss} in epoch {state.epoch + 1}, "

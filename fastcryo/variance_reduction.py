@@ -86,24 +86,31 @@ class ControlVariate:
         self.loss = self.constant + 0.5 * (inner(volume, self.gradient) - inner(volume, self.right))
         return self.loss
 
-    def loss_and_gradient(self, volume: NDArray, batch: NDArray[np.int64]) -> tuple[float, NDArray]:
+    def loss_and_gradient(
+        self, volume: NDArray, batch: NDArray[np.int64], out: NDArray | None = None
+    ) -> tuple[float, NDArray]:
         """Return the corrected loss of a minibatch and g, its gradient.
 
         The loss, f(V_ref) + <grad f(V_ref), u> + 1/2 <u, H_I u> with u = V - V_ref, is the batch's
         own up to a function linear in V; its mean over batches is f(V).
         """
         offset = volume - self.reference
-        product = self.problem.hvp(offset, batch)
+        product = self.problem.hvp(offset, batch, out)
         inner = self.problem.grid.inner
         loss = self.loss + inner(self.gradient, offset) + 0.5 * inner(offset, product)
         product += self.gradient
         return loss, product
 
     def loss_gradient_and_product(
-        self, volume: NDArray, direction: NDArray, batch: NDArray[np.int64]
+        self,
+        volume: NDArray,
+        direction: NDArray,
+        batch: NDArray[np.int64],
+        out: tuple[NDArray, NDArray],
     ) -> tuple[float, NDArray, NDArray]:
         """Return what `loss_and_gradient` does and H_I times `direction`."""
-        return *self.loss_and_gradient(volume, batch), self.problem.hvp(direction, batch)
+        loss, gradient = self.loss_and_gradient(volume, batch, out[0])
+        return loss, gradient, self.problem.hvp(direction, batch, out[1])
 
 
 def batch_spread(problem: KnownPoseProblem, batch_size: int) -> NDArray:

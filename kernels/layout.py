@@ -110,6 +110,14 @@ def tile_shape(radius):
     return (8, 16) if radius < 48 else (16, 24)
 
 
+def reading_tile_shape(radius):
+    """Return the tiles of kernels that only read the volume: all of it where it fits a cache.
+
+    Runs of samples are then as long as they can be. What threads share are parts of the batch.
+    """
+    return (radius + 1, 2 * radius + 1) if radius < 48 else tile_shape(radius)
+
+
 def buffer_strides(radius, width):
     """Return the distances of neighbours along y and z in the buffer of a tile.
 

@@ -180,7 +180,9 @@ def test_every_image_enters_once_per_epoch(problem, monkeypatch):
     monkeypatch.setattr(
         KnownPoseProblem,
         "loss_and_gradient",
-        lambda self, volume, batch=None: seen.append(batch) or original(self, volume, batch),
+        lambda self, volume, batch=None, out=None: (
+            seen.append(batch) or original(self, volume, batch, out)
+        ),
     )
     sgd(problem, 2, 6, "exact")
     half = len(seen) // 2

@@ -54,18 +54,18 @@ def test_two_volumes_in_one_pass_are_two_passes(dtype, interpolation):
     operator, _, rotations, weights, data, (volume, direction) = case(dtype)
     operator = SliceOperator(operator.grid, interpolation, dtype=dtype)
     images, steps = np.arange(len(rotations))[::2], fixed_point_steps(rotations)
+    last = 0.25, np.full((1, 1, 1), 0.5, dtype)
     total, product, *sums = operator.normal_with_product(
-        volume, direction, steps, images, weights, data
+        volume, direction, steps, images, weights, data, *last
     )
     none = np.empty((0, operator.samples), operator.dtype)
-    first, square, mixed = operator.normal(volume, steps, images, weights, data)
-    second, other, _ = operator.normal(direction, steps, images, weights, none)
+    first, square, mixed, norm = operator.normal(volume, steps, images, weights, data, *last)
+    second, other, _, _ = operator.normal(direction, steps, images, weights, none, *last)
     assert close(total, first, dtype)
     assert close(product, second, dtype)
-    assert np.allclose(sums, [square, mixed, other], rtol=1e-6)
-    assert np.allclose(
-        operator.energies(volume, direction, steps, images, weights, data), sums, rtol=1e-6
-    )
+    assert np.allclose(sums, [square, mixed, norm], rtol=1e-6)
+    energies = operator.energies(volume, direction, steps, images, weights, data)
+    assert np.allclose(energies, [square, mixed, other], rtol=1e-6)
 
 
 @compiled
@@ -87,9 +87,9 @@ def test_precisions_that_do_not_agree_are_refused_when_a_call_is_compiled():
 def test_a_value_of_two_volumes_is_not_added_to_one():
     @serial
     def add(pair, single, unit):
-        position = corners.start(0, 0, 0)
-        value = corners.gather(pair, position, 2, 4, unit)
-        corners.scatter(single, position, 2, 4, unit, value)
+        places, weights = np.zeros(4, np.int64), np.full((corners.TAP_ROWS, 4), unit)
+        value = corners.gather(pair, places, weights, 0, 2, 4)
+        corners.scatter(single, places, weights, 0, 2, 4, value)
 
     pair, single = np.ones((16, 2), np.complex128), np.ones(16, np.complex128)
     with pytest.raises(TypingError, match="the value must be"):

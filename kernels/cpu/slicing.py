@@ -19,20 +19,27 @@ import numpy as np
 from numba import prange
 
 from fastcryo.kernels._jit import parallel, register
+from fastcryo.kernels.cpu.priors import damping_prior, no_prior
 from fastcryo.kernels.cpu.segments import find_segments
 from fastcryo.kernels.cpu.tiles import (
     add_halos,
-    add_tile,
     clear_tile,
+    fill_outside,
     load_tile,
     make_buffer,
+    store_ground,
+    store_tile,
     take,
+    zeros_like_all,
 )
+from fastcryo.kernels.cpu.windows import SPARE
 from fastcryo.kernels.layout import FRACTION_BITS, buffer_strides
 
 # Images whose runs are listed at a time, and how many runs ahead data are asked for.
 LISTED = 8
 AHEAD = 2
+# Samples of a run that lie between one that is added and the next.
+STRIDE = 4
 
 register(buffer_strides)
 
@@ -43,13 +50,25 @@ def segment_start(step, base, k, h, sign, offset):
     return sign * (h * step + k * base) + offset, sign * step
 
 
-def make_sweep(process, ask, offset):
+@register
+def far_from(i, count):
+    """Return the sample of a run to add after sample i: 0, 4, 8, ..., then 1, 5, 9, ..., and so on.
+
+    Samples four apart lie in cells that share no voxel. Neighbours do, and reading a voxel that has
+    just been written with another offset waits until the write has left the processor's queue.
+    """
+    after = i + STRIDE
+    return after if after < count else i % STRIDE + 1
+
+
+def make_sweep(process, ask, offset, taps=0, prior=no_prior):
     """Make the kernel that hands every run of samples to `process`.
 
     ``process(volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin,
-    unit)`` treats the samples first to first + count of an image, at positions q, q + d, ... from
-    the origin (x, y, z) of a tile, whose buffers are `volume` and `total`; it returns three float64
-    numbers, which are summed by tile. ``ask(tables, batch, image, first, count)`` is called some
+    unit, places, weights)`` treats the samples first to first + count of an image, at positions q,
+    q + d, ... from the origin (x, y, z) of a tile, whose buffers are `volume` and `total`; `places`
+    and `weights` (`taps` rows) are there for the taps of the run. It returns three float64 numbers,
+    which are summed by tile. ``ask(tables, batch, image, first, count)`` is called some
     runs before.
     """
 
@@ -67,6 +86,10 @@ def make_sweep(process, ask, offset):
         box,
         unit,
         threads,
+        scale,
+        damping,
+        fresh,
+        chunk,
         sums,
     ):
         """Process all samples of a batch.
@@ -76,7 +99,7 @@ def make_sweep(process, ask, offset):
         source : tuple of one or two (voxels,) complex, or ((0,),)
             The flat half grids that are read.
         target : tuple of one or two (voxels,), or ((0,),), modified in place
-            The flat half grids that are added to.
+            The flat half grids that are written, or added to.
         tables : tuple of arrays
             Weights, data, samples: what `process` reads or writes by image.
         images : (m,) int64
@@ -96,7 +119,17 @@ def make_sweep(process, ask, offset):
             2^-24 (float32) or 2^-52 (float64), the resolution and precision of weights.
         threads : int
             Number of threads that share the tiles.
-        sums : (t, 3) float64, modified in place
+        scale : float
+            Factor of the sums that go to `target`.
+        damping : (0,), (1,) or (voxels,) float
+            lambda of the prior, in case the kernel has one.
+        fresh : bool
+            Whether to write scale S + prior to the targets, whatever they hold, or to add scale S.
+        chunk : int
+            Images that are processed at a time: without target, parts of the batch are shared among
+            threads as well as tiles; with one, all images.
+        sums : (u + N // 2 + 1, 4) float64, modified in place
+            The three sums by tile and chunk and, by tile and plane, lambda |V|^2.
         """
         radius = (rows.shape[0] - 1) // 2
         depth, width = 0, 0
@@ -107,23 +140,34 @@ def make_sweep(process, ask, offset):
         read_size = depth * plane if source[0].size > 0 else 0
         sum_size = depth * plane if target[0].size > 0 else 0
         shared = tiles.shape[0] if sum_size > 0 else 0
+        planes = box // 2 if sum_size > 0 and fresh else 0
+        grounds = zeros_like_all(target, box * box if sum_size > 0 else 0)
         halos = np.empty((shared, depth + width, row * len(target)), target[0].dtype)
+        chunks = max(1, (images.size + chunk - 1) // chunk)
+        units = tiles.shape[0] * chunks
         counter = np.zeros(1, np.int64)
         for _ in prange(threads):
             segments = np.empty((LISTED * (4 * radius + 2), 5), np.int64)
+            places = np.empty(radius + 1 + SPARE, np.int64)
+            weights = np.full((taps, radius + 1 + SPARE), unit)
             volume = make_buffer(source, read_size)
             total = make_buffer(target, sum_size)
-            t = take(counter)
-            while t < tiles.shape[0]:
+            loaded = -1
+            unit_of_work = take(counter)
+            while unit_of_work < units:
+                t, part_of_batch = unit_of_work // chunks, unit_of_work % chunks
+                first_image = part_of_batch * chunk
+                stop_image = min(first_image + chunk, images.size)
                 origin = (-radius, tiles[t, 2], tiles[t, 0])
-                if read_size > 0:
+                if read_size > 0 and t != loaded:
                     load_tile(source, tiles[t], widths, row, plane, box, volume)
+                    loaded = t
                 if sum_size > 0:
                     clear_tile(tiles[t], widths, row, plane, box, total)
                 sum0, sum1, sum2 = 0.0, 0.0, 0.0
-                for block in range(0, images.size, LISTED):
+                for block in range(first_image, stop_image, LISTED):
                     count = 0
-                    for j in range(block, min(block + LISTED, images.size)):
+                    for j in range(block, min(block + LISTED, stop_image)):
                         count += find_segments(
                             steps[images[j]], tiles[t], offset, rows, j, segments[count:]
                         )
@@ -155,14 +199,41 @@ def make_sweep(process, ask, offset):
                             plane,
                             origin,
                             unit,
+                            places,
+                            weights,
                         )
                         sum0, sum1, sum2 = sum0 + part[0], sum1 + part[1], sum2 + part[2]
                 if sum_size > 0:
-                    add_tile(total, tiles[t], widths, row, plane, box, target, halos[t])
-                sums[t, 0], sums[t, 1], sums[t, 2] = sum0, sum1, sum2
-                t = take(counter)
-        for t in prange(shared):
-            add_halos(halos, tiles, neighbours, t, widths, box, target)
+                    sums[unit_of_work, 3] = store_tile(
+                        total,
+                        tiles[t],
+                        widths,
+                        row,
+                        plane,
+                        box,
+                        target,
+                        grounds,
+                        halos[t],
+                        scale,
+                        fresh,
+                        prior,
+                        source,
+                        damping,
+                    )
+                sums[unit_of_work, 0] = sum0
+                sums[unit_of_work, 1] = sum1
+                sums[unit_of_work, 2] = sum2
+                unit_of_work = take(counter)
+        for u in prange(shared + planes):
+            if u < shared:
+                add_halos(halos, tiles, neighbours, u, widths, box, target, grounds, scale)
+            else:
+                z = u - shared + 1
+                norm = fill_outside(z, widths, box, target, prior, source, damping)
+                sums[units + z, 3] = norm
+        if sum_size > 0:
+            norm = store_ground(grounds, box, target, scale, fresh, prior, source, damping)
+            sums[units, 3] = norm
 
     return sweep
 
@@ -181,7 +252,7 @@ def make_kernels(window):
     diagonal : (weights,), c w^2 added to a real target; gridding : the same, c w
     """
     gather, scatter, scatter_power = window.gather, window.scatter, window.scatter_power
-    start, advance, conjugation = window.start, window.advance, window.conjugation
+    list_taps, conjugation = window.list_taps, window.conjugation
     read, write, scale, subtract = window.read, window.write, window.scale, window.subtract
     zero, accumulate, channel_sums = window.zero, window.accumulate, window.channel_sums
     touch = window.touch
@@ -216,98 +287,179 @@ def make_kernels(window):
 
     @register
     def slice_run(
-        volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+        volume,
+        total,
+        tables,
+        batch,
+        image,
+        first,
+        count,
+        q,
+        d,
+        sign,
+        row,
+        plane,
+        origin,
+        unit,
+        places,
+        weights,
     ):
         """Read the volume."""
         (samples,) = tables
-        position, step = start(*q), start(*d)
+        list_taps(q, d, count, row, plane, unit, places, weights)
         conjugate = conjugation(volume, sign, unit)
-        for j in range(first, first + count):
-            write(samples, batch, j, conjugate, gather(volume, position, row, plane, unit))
-            position = advance(position, step)
+        for i in range(count):
+            value = gather(volume, places, weights, i, row, plane)
+            write(samples, batch, first + i, conjugate, value)
         return 0.0, 0.0, 0.0
 
     @register
     def project_back_run(
-        volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+        volume,
+        total,
+        tables,
+        batch,
+        image,
+        first,
+        count,
+        q,
+        d,
+        sign,
+        row,
+        plane,
+        origin,
+        unit,
+        places,
+        weights,
     ):
         """Add samples to the volume."""
         (samples,) = tables
-        position, step = start(*q), start(*d)
+        list_taps(q, d, count, row, plane, unit, places, weights)
         conjugate = conjugation(total, sign, unit)
-        for j in range(first, first + count):
-            scatter(total, position, row, plane, unit, read(samples, batch, j, conjugate))
-            position = advance(position, step)
+        i = 0
+        for _ in range(count):
+            value = read(samples, batch, first + i, conjugate)
+            scatter(total, places, weights, i, row, plane, value)
+            i = far_from(i, count)
         return 0.0, 0.0, 0.0
 
     @register
     def gradient_run(
-        volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+        volume,
+        total,
+        tables,
+        batch,
+        image,
+        first,
+        count,
+        q,
+        d,
+        sign,
+        row,
+        plane,
+        origin,
+        unit,
+        places,
+        weights,
     ):
         """Add P^H (c P V - d) without storing the slice."""
-        weights, data = tables
-        line = 0 if weights.shape[0] == 1 else image
+        powers, data = tables
+        line = 0 if powers.shape[0] == 1 else image
         with_data = data.shape[0] > 0
-        position, step = start(*q), start(*d)
+        list_taps(q, d, count, row, plane, unit, places, weights)
         conjugate = conjugation(volume, sign, unit)
         squares = mixed = zero(conjugate)
-        for j in range(first, first + count):
-            value = gather(volume, position, row, plane, unit)
-            scaled = scale(weights, line, j, value)
+        i = 0
+        for _ in range(count):
+            j = first + i
+            value = gather(volume, places, weights, i, row, plane)
+            scaled = scale(powers, line, j, value)
             squares = accumulate(squares, scaled, value)
             if with_data:
                 y = read(data, image, j, conjugate)
                 mixed = accumulate(mixed, y, value)
                 scaled = subtract(scaled, y)
-            scatter(total, position, row, plane, unit, scaled)
-            position = advance(position, step)
+            scatter(total, places, weights, i, row, plane, scaled)
+            i = far_from(i, count)
         square, other_square = channel_sums(squares)
         return square, channel_sums(mixed)[0], other_square
 
     @register
     def energy_run(
-        volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+        volume,
+        total,
+        tables,
+        batch,
+        image,
+        first,
+        count,
+        q,
+        d,
+        sign,
+        row,
+        plane,
+        origin,
+        unit,
+        places,
+        weights,
     ):
         """Sum as `gradient_run` does, and touch no second volume."""
-        weights, data = tables
-        line = 0 if weights.shape[0] == 1 else image
+        powers, data = tables
+        line = 0 if powers.shape[0] == 1 else image
         with_data = data.shape[0] > 0
-        position, step = start(*q), start(*d)
+        list_taps(q, d, count, row, plane, unit, places, weights)
         conjugate = conjugation(volume, sign, unit)
         squares = mixed = zero(conjugate)
-        for j in range(first, first + count):
-            value = gather(volume, position, row, plane, unit)
-            squares = accumulate(squares, scale(weights, line, j, value), value)
+        for i in range(count):
+            j = first + i
+            value = gather(volume, places, weights, i, row, plane)
+            squares = accumulate(squares, scale(powers, line, j, value), value)
             if with_data:
                 mixed = accumulate(mixed, read(data, image, j, conjugate), value)
-            position = advance(position, step)
         square, other_square = channel_sums(squares)
         return square, channel_sums(mixed)[0], other_square
 
     def make_power_run(squared):
         @register
         def power_run(
-            volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+            volume,
+            total,
+            tables,
+            batch,
+            image,
+            first,
+            count,
+            q,
+            d,
+            sign,
+            row,
+            plane,
+            origin,
+            unit,
+            places,
+            weights,
         ):
             """Add c w^2 (squared) or c w."""
-            (weights,) = tables
-            line = 0 if weights.shape[0] == 1 else image
-            qx, qy, qz = q
-            for j in range(first, first + count):
-                scatter_power(total, qx, qy, qz, row, plane, unit, weights[line, j], squared)
-                qx += d[0]
-                qy += d[1]
-                qz += d[2]
+            (powers,) = tables
+            line = 0 if powers.shape[0] == 1 else image
+            list_taps(q, d, count, row, plane, unit, places, weights)
+            i = 0
+            for _ in range(count):
+                c = powers[line, first + i]
+                scatter_power(total, places, weights, i, row, plane, c, squared)
+                i = far_from(i, count)
             return 0.0, 0.0, 0.0
 
         return power_run
 
     return SimpleNamespace(
         pairs=window.pairs,
-        forward=make_sweep(slice_run, ask_nothing, window.offset),
-        adjoint=make_sweep(project_back_run, ask_samples, window.offset),
-        gradient=make_sweep(gradient_run, ask_weights_and_data, window.offset),
-        energy=make_sweep(energy_run, ask_weights_and_data, window.offset),
-        diagonal=make_sweep(make_power_run(True), ask_weights, window.offset),
-        gridding=make_sweep(make_power_run(False), ask_weights, window.offset),
+        forward=make_sweep(slice_run, ask_nothing, window.offset, window.taps),
+        adjoint=make_sweep(project_back_run, ask_samples, window.offset, window.taps),
+        gradient=make_sweep(
+            gradient_run, ask_weights_and_data, window.offset, window.taps, damping_prior
+        ),
+        energy=make_sweep(energy_run, ask_weights_and_data, window.offset, window.taps),
+        diagonal=make_sweep(make_power_run(True), ask_weights, window.offset, window.taps),
+        gridding=make_sweep(make_power_run(False), ask_weights, window.offset, window.taps),
     )

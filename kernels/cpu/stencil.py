@@ -117,11 +117,26 @@ def scatter_pairs(stencil, qx, qy, qz, radius, unit, c):
 
 @register
 def add_pairs_run(
-    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin, unit
+    volume,
+    total,
+    tables,
+    batch,
+    image,
+    first,
+    count,
+    q,
+    d,
+    sign,
+    row,
+    plane,
+    origin,
+    unit,
+    places,
+    weights,
 ):
     """Add c w w^T of a run of samples; tables: weights, flat stencil, R."""
-    weights, stencil, radius = tables
-    line = weights[0 if weights.shape[0] == 1 else image]
+    powers, stencil, radius = tables
+    line = powers[0 if powers.shape[0] == 1 else image]
     qx, qy, qz = q
     qx += origin[0] << FRACTION_BITS
     qy += origin[1] << FRACTION_BITS

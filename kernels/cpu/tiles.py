@@ -3,6 +3,11 @@
 A buffer has the strides that caches like (`fastcryo.kernels.layout.buffer_strides`) and lies in few
 pages. One or two volumes, its *channels*, lie in it voxel by voxel. Only rows that the ball reaches
 are copied; what else a buffer holds is never read.
+
+What was summed S goes out as ``scale S + prior``, or is added to what is there. The prior, a
+function of `fastcryo.kernels.cpu.priors`, is part of it because each further pass over a volume
+that does not fit the caches costs as much as the gradient of a dozen images. Sums of the plane
+kz = 0, which still lack their mirrors, go to planes of their own.
 """
 
 import numpy as np
@@ -11,6 +16,22 @@ from numba.core import types
 from numba.extending import intrinsic, overload
 
 from fastcryo.kernels._jit import register
+
+
+def zeros_like_all(volumes, size):
+    """Return a tuple of arrays of `size` zeros, one for each volume."""
+    return tuple(np.zeros(size, volume.dtype) for volume in volumes)
+
+
+@overload(zeros_like_all)
+def _choose_zeros(volumes, size):
+    """Choose by the number of volumes."""
+    if len(volumes) == 1:
+        return lambda volumes, size: (np.zeros(size, volumes[0].dtype),)
+    return lambda volumes, size: (
+        np.zeros(size, volumes[0].dtype),
+        np.zeros(size, volumes[1].dtype),
+    )
 
 
 def make_buffer(volumes, size):
@@ -74,15 +95,44 @@ def clear_tile(tile, widths, row, plane, box, buffer):
 
 
 @register
-def add_tile(buffer, tile, widths, row, plane, box, volumes, halo):
-    """Add what a thread summed in a tile's own cells to the volumes; the rest becomes its halo.
+def store_row(source, here, volumes, c, there, count, scale, fresh):
+    """Write, or add, scale times a row of a buffer to the volume c."""
+    channels = len(volumes)
+    if fresh:
+        for x in range(count):
+            volumes[c][there + x] = scale * source[(here + x) * channels + c]
+    else:
+        for x in range(count):
+            volumes[c][there + x] += scale * source[(here + x) * channels + c]
+
+
+@register
+def store_tile(
+    buffer,
+    tile,
+    widths,
+    row,
+    plane,
+    box,
+    volumes,
+    grounds,
+    halo,
+    scale,
+    fresh,
+    prior,
+    sources,
+    damping,
+):
+    """Hand over what a thread summed in a tile's own cells; the rest becomes its halo.
 
     The halo (thickness + width + 1, row * channels) holds the rows y0 to y1 of the plane z1, then
-    the rows y1 of the planes z0 to z1 - 1, for their owners to add.
+    the rows y1 of the planes z0 to z1 - 1, for their owners to add. `grounds` are the planes kz = 0
+    of the volumes, flat. Returns what the prior does.
     """
     radius = widths.shape[0] - 1
     channels = len(volumes)
     source = buffer.reshape(-1)
+    norm = 0.0
     for z in range(tile[0], min(tile[1], radius) + 1):
         for y in range(tile[2], min(tile[3], radius) + 1):
             width = widths[z, y + radius]
@@ -92,40 +142,97 @@ def add_tile(buffer, tile, widths, row, plane, box, volumes, halo):
                 begin = (radius - width) * channels
                 for x in range((2 * width + 1) * channels):
                     halo[slot, begin + x] = source[here * channels + x]
-            else:
+            elif z == 0:
                 for c in range(channels):
                     for x in range(2 * width + 1):
-                        volumes[c][there + x] += source[(here + x) * channels + c]
+                        grounds[c][there + x] = source[(here + x) * channels + c]
+            else:
+                for c in range(channels):
+                    store_row(source, here, volumes, c, there, 2 * width + 1, scale, fresh)
+                if fresh:
+                    norm += prior(sources, damping, box, volumes, there, 2 * width + 1, z)
+    return norm
 
 
 @register
-def add_halo(halo, slot, y, z, widths, box, volumes):
-    """Add one row of a halo to the row (y, z) of the volumes."""
+def add_halo(halo, slot, y, z, widths, box, volumes, scale):
+    """Add scale times one row of a halo to the row (y, z) of the volumes."""
     radius = widths.shape[0] - 1
     channels = len(volumes)
     c = box // 2
     width = widths[z, y + radius]
     there = (z * box + y + c) * box + c - width
     for channel in range(channels):
-        for x in range(2 * width + 1):
-            volumes[channel][there + x] += halo[slot, (radius - width + x) * channels + channel]
+        store_row(halo[slot], radius - width, volumes, channel, there, 2 * width + 1, scale, False)
 
 
 @register
-def add_halos(halos, tiles, neighbours, t, widths, box, volumes):
+def add_halos(halos, tiles, neighbours, t, widths, box, volumes, grounds, scale):
     """Add to the tile t what its neighbours summed in its cells, in a fixed order."""
     z0, z1, y0, y1 = tiles[t]
     below, before, corner = neighbours[t]
     if below >= 0:
         for y in range(y0, y1):
-            add_halo(halos[below], y - y0, y, z0, widths, box, volumes)
+            add_halo(halos[below], y - y0, y, z0, widths, box, volumes, scale)
     if before >= 0:
         width = tiles[before, 3] - tiles[before, 2]
         for z in range(z0, z1):
-            add_halo(halos[before], width + 1 + z - z0, y0, z, widths, box, volumes)
+            slot = width + 1 + z - z0
+            if z == 0:
+                add_halo(halos[before], slot, y0, z, widths, box, grounds, type(scale)(1))
+            else:
+                add_halo(halos[before], slot, y0, z, widths, box, volumes, scale)
     if corner >= 0:
         width = tiles[corner, 3] - tiles[corner, 2]
-        add_halo(halos[corner], width, y0, z0, widths, box, volumes)
+        add_halo(halos[corner], width, y0, z0, widths, box, volumes, scale)
+
+
+@register
+def fill_row(volumes, box, there, count, z, prior, sources, damping):
+    """Write zero and the prior to a part of a row."""
+    for c in range(len(volumes)):
+        for x in range(there, there + count):
+            volumes[c][x] = 0
+    return prior(sources, damping, box, volumes, there, count, z)
+
+
+@register
+def fill_outside(z, widths, box, volumes, prior, sources, damping):
+    """Write zero and the prior to what samples cannot reach of a plane z > 0."""
+    radius = widths.shape[0] - 1
+    centre = box // 2
+    norm = 0.0
+    for y in range(box):
+        inside = z <= radius and abs(y - centre) <= radius
+        width = widths[z, y - centre + radius] if inside else -1
+        there = (z * box + y) * box
+        if width < 0:
+            norm += fill_row(volumes, box, there, box, z, prior, sources, damping)
+        else:
+            left, stop = centre - width, centre + width + 1
+            norm += fill_row(volumes, box, there, left, z, prior, sources, damping)
+            norm += fill_row(volumes, box, there + stop, box - stop, z, prior, sources, damping)
+    return norm
+
+
+@register
+def store_ground(grounds, box, volumes, scale, fresh, prior, sources, damping):
+    """Hand over the plane kz = 0: every sum and, conjugated, that of its mirror."""
+    twice = 2 * (box // 2)
+    norm = 0.0
+    for y in range(box):
+        mirrored_y = (twice - y) % box
+        for c in range(len(volumes)):
+            for x in range(box):
+                mirrored = grounds[c][mirrored_y * box + (twice - x) % box]
+                value = scale * (grounds[c][y * box + x] + np.conj(mirrored))
+                if fresh:
+                    volumes[c][y * box + x] = value
+                else:
+                    volumes[c][y * box + x] += value
+        if fresh:
+            norm += prior(sources, damping, box, volumes, y * box, box, 0)
+    return norm
 
 
 def take(counter):

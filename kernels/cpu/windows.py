@@ -2,18 +2,21 @@
 
 A window is a set of plain functions. Those that differ from window to window:
 
-``gather(volume, position, row, plane, unit)`` returns the value at a position;
-``scatter(volume, position, row, plane, unit, value)`` adds one, its exact transpose;
-``scatter_power(volume, qx, qy, qz, row, plane, unit, c, squared)`` adds c w^2 or c w, w the
+``list_taps(q, d, count, row, plane, unit, places, weights)`` writes down, for a run of samples at
+positions q, q + d, ..., the flat index of the cell of each and the weights of its window, sample by
+column: `taps` rows of weights, as many columns as the longest run has samples and `SPARE` more;
+``gather(volume, places, weights, i, row, plane)`` returns the value of sample i of the run;
+``scatter(volume, places, weights, i, row, plane, value)`` adds one, its exact transpose;
+``scatter_power(volume, places, weights, i, row, plane, c, squared)`` adds c w^2 or c w, w the
 window's weights, to a real volume.
 
-`volume` is the flat buffer of a tile with strides `row` and `plane`; qx, qy, qz are fixed-point
-coordinates (see `fastcryo.kernels.layout`) from the corner of the tile, to which the window's
-`offset` has been added; `unit` is 2^-24 in float32 or 2^-52 in float64 and carries the precision of
-the weights.
+`volume` is the flat buffer of a tile with strides `row` and `plane`; positions are three
+fixed-point coordinates (see `fastcryo.kernels.layout`) from the corner of the tile, to which the
+window's `offset` has been added; `unit` is 2^-24 in float32 or 2^-52 in float64 and carries the
+precision of the weights.
 
-`pairs` says whether a value may belong to two volumes at once. The others, `start` to `touch`, are
-the arithmetic of positions and complex values in the form that suits the window: tuples of scalars
+`pairs` says whether a value may belong to two volumes at once. The others, `conjugation` to
+`touch`, are the arithmetic of complex values in the form that suits the window: tuples of scalars
 here, vectors in `fastcryo.kernels.cpu.simd`.
 """
 
@@ -28,17 +31,8 @@ from fastcryo.kernels._jit import register
 from fastcryo.kernels.cpu import corners, simd
 from fastcryo.kernels.layout import FRACTION_BITS, HALF
 
-
-@register
-def start(qx, qy, qz):
-    """Return a position, or the step from one to the next, from its coordinates."""
-    return qx, qy, qz
-
-
-@register
-def advance(position, step):
-    """Return the next position."""
-    return position[0] + step[0], position[1] + step[1], position[2] + step[2]
+# Columns beyond the longest run that `list_taps` may fill.
+SPARE = corners.LANES - 1
 
 
 @register
@@ -126,39 +120,54 @@ def _choose_fraction(q, unit):
 
 
 @register
-def gather_nearest(volume, position, row, plane, unit):
+def list_nearest(q, d, count, row, plane, unit, places, weights):
+    """Write down the nearest voxels of a run; their weights are 1."""
+    for i in range(count):
+        places[i] = cell_index(q[0] + i * d[0], q[1] + i * d[1], q[2] + i * d[2], row, plane)
+
+
+@register
+def gather_nearest(volume, places, weights, i, row, plane):
     """Read the nearest voxel."""
-    value = volume[cell_index(*position, row, plane)]
+    value = volume[places[i]]
     return value.real, value.imag
 
 
 @register
-def scatter_nearest(volume, position, row, plane, unit, value):
+def scatter_nearest(volume, places, weights, i, row, plane, value):
     """Add to the nearest voxel."""
-    i = cell_index(*position, row, plane)
-    former = volume[i]
-    volume[i] = complex(former.real + value[0], former.imag + value[1])
+    former = volume[places[i]]
+    volume[places[i]] = complex(former.real + value[0], former.imag + value[1])
 
 
 @register
-def scatter_power_nearest(volume, qx, qy, qz, row, plane, unit, value, squared):
-    """Add to the nearest voxel; its weight is 1."""
-    volume[cell_index(qx, qy, qz, row, plane)] += value
+def scatter_power_nearest(volume, places, weights, i, row, plane, value, squared):
+    """Add to the nearest voxel."""
+    volume[places[i]] += value
 
 
 @register
-def gather_trilinear_plain(volume, position, row, plane, unit):
-    """Read the eight corners of a cell, weighted by the product of 1 - distance along each axis."""
-    qx, qy, qz = position
+def list_trilinear_plain(q, d, count, row, plane, unit, places, weights):
+    """Write down cells and weights of a run, products of 1 - distance: see `corners`."""
     one = type(unit)(1)
-    fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
-    gx, gy, gz = one - fx, one - fy, one - fz
-    i = cell_index(qx, qy, qz, row, plane)
-    re = im = type(unit)(0)
+    for i in range(count):
+        qx, qy, qz = q[0] + i * d[0], q[1] + i * d[1], q[2] + i * d[2]
+        fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
+        gx, gy, gz = one - fx, one - fy, one - fz
+        places[i] = cell_index(qx, qy, qz, row, plane)
+        weights[0, i], weights[1, i] = gy * gz, fy * gz
+        weights[2, i], weights[3, i] = gy * fz, fy * fz
+        weights[4, i], weights[5, i] = gx, fx
+
+
+@register
+def gather_trilinear_plain(volume, places, weights, i, row, plane):
+    """Read the eight corners of a cell."""
+    gx, fx = weights[4, i], weights[5, i]
+    re = im = gx - gx
     for corner in range(4):
-        dy, dz = corner & 1, corner >> 1
-        w = (fy if dy else gy) * (fz if dz else gz)
-        j = i + dz * plane + dy * row
+        w = weights[corner, i]
+        j = places[i] + (corner >> 1) * plane + (corner & 1) * row
         a, b = volume[j], volume[j + 1]
         re += w * (gx * a.real + fx * b.real)
         im += w * (gx * a.imag + fx * b.imag)
@@ -166,46 +175,35 @@ def gather_trilinear_plain(volume, position, row, plane, unit):
 
 
 @register
-def scatter_trilinear_plain(volume, position, row, plane, unit, value):
+def scatter_trilinear_plain(volume, places, weights, i, row, plane, value):
     """Add to the eight corners of a cell, the transpose of the above."""
-    qx, qy, qz = position
     re, im = value
-    one = type(unit)(1)
-    fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
-    gx, gy, gz = one - fx, one - fy, one - fz
-    i = cell_index(qx, qy, qz, row, plane)
+    gx, fx = weights[4, i], weights[5, i]
     for corner in range(4):
-        dy, dz = corner & 1, corner >> 1
-        w = (fy if dy else gy) * (fz if dz else gz)
-        j = i + dz * plane + dy * row
+        j = places[i] + (corner >> 1) * plane + (corner & 1) * row
         a, b = volume[j], volume[j + 1]
-        p, q = w * gx, w * fx
+        p, r = weights[corner, i] * gx, weights[corner, i] * fx
         volume[j] = complex(a.real + p * re, a.imag + p * im)
-        volume[j + 1] = complex(b.real + q * re, b.imag + q * im)
+        volume[j + 1] = complex(b.real + r * re, b.imag + r * im)
 
 
 @register
-def scatter_power_trilinear(volume, qx, qy, qz, row, plane, unit, value, squared):
+def scatter_power_trilinear(volume, places, weights, i, row, plane, value, squared):
     """Add to the eight corners of a cell with their weights, or the squares of these."""
-    one = type(unit)(1)
-    fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
-    gx, gy, gz = one - fx, one - fy, one - fz
+    gx, fx = weights[4, i], weights[5, i]
     if squared:
-        fx, fy, fz = fx * fx, fy * fy, fz * fz
-        gx, gy, gz = gx * gx, gy * gy, gz * gz
-    i = cell_index(qx, qy, qz, row, plane)
+        gx, fx = gx * gx, fx * fx
     for corner in range(4):
-        dy, dz = corner & 1, corner >> 1
-        w = value * (fy if dy else gy) * (fz if dz else gz)
-        j = i + dz * plane + dy * row
-        volume[j] += w * gx
-        volume[j + 1] += w * fx
+        w = weights[corner, i]
+        if squared:
+            w *= w
+        j = places[i] + (corner >> 1) * plane + (corner & 1) * row
+        volume[j] += value * w * gx
+        volume[j + 1] += value * w * fx
 
 
 SCALARS = {
     "pairs": False,
-    "start": start,
-    "advance": advance,
     "conjugation": conjugation,
     "zero": zero,
     "read": read,
@@ -218,8 +216,6 @@ SCALARS = {
 }
 VECTORS = {
     "pairs": True,
-    "start": corners.start,
-    "advance": corners.advance,
     "conjugation": simd.conjugation,
     "zero": simd.zero,
     "read": simd.read,
@@ -232,6 +228,8 @@ VECTORS = {
 }
 NEAREST = SimpleNamespace(
     offset=HALF,
+    taps=0,
+    list_taps=list_nearest,
     gather=gather_nearest,
     scatter=scatter_nearest,
     scatter_power=scatter_power_nearest,
@@ -239,6 +237,8 @@ NEAREST = SimpleNamespace(
 )
 TRILINEAR_PLAIN = SimpleNamespace(
     offset=0,
+    taps=corners.TAP_ROWS,
+    list_taps=list_trilinear_plain,
     gather=gather_trilinear_plain,
     scatter=scatter_trilinear_plain,
     scatter_power=scatter_power_trilinear,
@@ -246,6 +246,8 @@ TRILINEAR_PLAIN = SimpleNamespace(
 )
 TRILINEAR_VECTORS = SimpleNamespace(
     offset=0,
+    taps=corners.TAP_ROWS,
+    list_taps=corners.list_taps,
     gather=corners.gather,
     scatter=corners.scatter,
     scatter_power=scatter_power_trilinear,
