@@ -219,6 +219,7 @@ def _read(arguments: argparse.Namespace, need_images: bool = True):
         passthrough=arguments.passthrough,
         pixel_size=arguments.angpix,
         need_images=need_images,
+        mixed_sizes=arguments.mixed_sizes,
     )
 
 

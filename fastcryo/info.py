@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ from fastcryo.coverage import Coverage, pose_coverage
 from fastcryo.errors import InputError
 from fastcryo.image_statistics import ImageSample, sample_images
 from fastcryo.io.mrc import open_stack
-from fastcryo.particles import Particles, image_problems
+from fastcryo.optics import IDENTITY
+from fastcryo.particles import OpticsGroup, Particles, image_problems
 
 SHOWN_GROUPS = 10
 HEADER_TOLERANCE = 0.01
@@ -24,13 +26,17 @@ HEADER_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class OpticsSummary:
-    """An optics group and the number of its particles; units as in `OpticsGroup`."""
+    """An optics group and the number of its particles; units as in `OpticsGroup`.
+
+    `details` says what its images have besides a CTF.
+    """
 
     name: str
     particles: int
     voltage: float | None
     spherical_aberration: float | None
     amplitude_contrast: float | None
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,6 +218,7 @@ def _group_text(group: OpticsSummary) -> str:
         parts.append(f"Cs {group.spherical_aberration:g} mm")
     if group.amplitude_contrast is not None:
         parts.append(f"amplitude contrast {group.amplitude_contrast:g}")
+    parts += group.details
     return ", ".join(parts)
 
 
@@ -223,20 +230,22 @@ def _stacks(particles: Particles) -> tuple[NDArray[np.int64], list[str]]:
             stack = open_stack(path)
         except InputError:
             continue  # image_problems says so
-        if stack.box == particles.box:
+        first = np.argmax(particles.stack == i)
+        if stack.box == particles.own_box(first):
             counts[i] = stack.count
         # 0 and 1 stand for "not set".
         if stack.pixel_size not in (0, 1):
-            sizes.append(stack.pixel_size)
+            group = particles.optics[particles.optics_group[first]]
+            sizes.append((stack.pixel_size, group.pixel_size))
     notes = []
     unused = counts.sum() - len(np.unique(particles.image_numbers()))
     if counts.all() and unused > 0:
         notes.append(f"images in the stacks that no row uses: {unused}")
-    off = np.abs(np.array(sizes) / particles.pixel_size - 1) > HEADER_TOLERANCE
-    if off.any():
+    off = [pair for pair in sizes if abs(pair[0] / pair[1] - 1) > HEADER_TOLERANCE]
+    if off:
         notes.append(
-            f"pixel size {particles.pixel_size:.4g} A is taken from the table, headers of "
-            f"{np.count_nonzero(off)} stacks say otherwise ({sizes[np.argmax(off)]:.4g} A)"
+            f"pixel size {off[0][1]:.4g} A is taken from the table, headers of "
+            f"{len(off)} stacks say otherwise ({off[0][0]:.4g} A)"
         )
     return counts, notes
 
@@ -244,9 +253,31 @@ def _stacks(particles: Particles) -> tuple[NDArray[np.int64], list[str]]:
 def _optics(particles: Particles) -> tuple[OpticsSummary, ...]:
     counts = np.bincount(particles.optics_group, minlength=len(particles.optics))
     return tuple(
-        OpticsSummary(g.name, int(count), g.voltage, g.spherical_aberration, g.amplitude_contrast)
+        OpticsSummary(
+            g.name,
+            int(count),
+            g.voltage,
+            g.spherical_aberration,
+            g.amplitude_contrast,
+            tuple(_details(g)),
+        )
         for g, count in zip(particles.optics, counts, strict=True)
     )
+
+
+def _details(group: OpticsGroup) -> Iterator[str]:
+    """Name what the model takes from a group besides the numbers of its lens."""
+    tilt = group.aberrations.beam_tilt
+    if any(tilt):
+        yield f"beam tilt {tilt[0]:.3g} and {tilt[1]:.3g} mrad"
+    for name in ("odd", "even"):
+        if any(getattr(group.aberrations, name)):
+            yield f"{name} aberrations"
+    off = np.abs(np.subtract(group.magnification, IDENTITY)).max()
+    if off > 0:
+        yield f"magnification matrix (up to {100 * off:.2g} %)"
+    if group.corrected:
+        yield group.corrected
 
 
 def _ctf_ranges(particles: Particles) -> dict:

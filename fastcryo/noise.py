@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
+from fastcryo.optics import noise_gain
 from fastcryo.packing import pieces
 from fastcryo.threads import in_threads
 
@@ -83,6 +84,7 @@ def estimate_noise_std(
         raise InputError(f"{particles.source}: the images are constant, there is nothing to fit")
     counts = np.bincount(shells.ravel())
     variance = (np.bincount(shells.ravel(), power.ravel()) / counts)[: radius + 1]
+    variance /= noise_gain(particles, chosen, radius)
     # The mean over the background is taken off, which removes the lowest shell's noise too.
     variance[0] = variance[1]
     return np.sqrt(np.maximum(variance, floor))

@@ -16,7 +16,7 @@ from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, stencil, vectors
 from fastcryo.operators import PRECISIONS
-from fastcryo.rows import blocks
+from fastcryo.rows import blocks, copies_of
 from fastcryo.threads import thread_count
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
     copies = (
         (part, images, view)
         for part, images, steps in blocks(tables, problem.members, problem.steps, operator.samples)
-        for view in steps.reshape(-1, *steps.shape[-3:])
+        for view in copies_of(steps)
     )
     for part, images, steps in copies:
         # Entries are added where they belong, with no buffer between: only tiles that are not

@@ -10,7 +10,7 @@ from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import slicing, windows
 from fastcryo.rotations import orthonormal_rotations
-from fastcryo.rows import StoredRows, blocks
+from fastcryo.rows import StoredRows, blocks, copies_of
 from fastcryo.threads import thread_count
 
 KERNELS = {
@@ -39,6 +39,9 @@ class SliceOperator:
     backend : {"auto", "cpu"}
     dtype : {"float32", "float64"}
         Precision of volumes and samples.
+    reach : float, optional
+        Keep the samples |(h, k)| <= reach only, R unless given: for images whose samples lie
+        farther out than (h, k), see `fastcryo.optics.Imaging.stretch`.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class SliceOperator:
         interpolation: str = "trilinear",
         backend: str = "cpu",
         dtype: DTypeLike = "float32",
+        reach: float | None = None,
     ):
         if interpolation not in KERNELS:
             raise InputError(
@@ -69,9 +73,10 @@ class SliceOperator:
         self.dtype = np.dtype(PRECISIONS[precision][0])
         self._unit = PRECISIONS[precision][1]
         self._kernels = KERNELS[interpolation]
-        self.rows = layout.disc_rows(grid.radius)
+        self.reach = reach
+        self.rows = layout.disc_rows(grid.radius, reach)
         self.samples = int(self.rows[-1, 0] + self.rows[-1, 2])
-        self.origin = layout.origin_sample(grid.radius)
+        self.origin = layout.origin_sample(grid.radius, reach)
         self._widths = layout.row_widths(grid.radius)
         self._none = (np.empty(0, self.dtype),)
         shapes = layout.tile_shape(grid.radius), layout.reading_tile_shape(grid.radius)
@@ -126,6 +131,10 @@ class SliceOperator:
         out[0, self.grid.centre, self.grid.centre] -= samples[:, self.origin].sum().real
         return out
 
+    def frequencies(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return h and k of every packed sample."""
+        return layout.disc_frequencies(self.grid.radius, self.reach)
+
     def inner(self, left: NDArray, right: NDArray) -> float:
         """Inner product of packed samples over the full discs, Re sum(conj(left) right)."""
         products = (np.conj(left) * right).real.astype(np.float64)
@@ -139,12 +148,12 @@ class SliceOperator:
                 f"images: shape (n, {self.grid.box}, {self.grid.box}) needed, "
                 f"got {transforms.shape}"
             )
-        h, k = layout.disc_frequencies(self.grid.radius)
+        h, k = self.frequencies()
         return np.ascontiguousarray(transforms[:, k, h].astype(self.dtype, copy=False))
 
     def unpack(self, samples: NDArray) -> NDArray:
         """Fill full transforms (n, N, N) in numpy.fft order; zero outside the disc."""
-        h, k = layout.disc_frequencies(self.grid.radius)
+        h, k = self.frequencies()
         full = np.zeros((len(samples), self.grid.box, self.grid.box), samples.dtype)
         full[:, -k, -h] = np.conj(samples)
         full[:, k, h] = samples
@@ -322,9 +331,7 @@ class SliceOperator:
         tiles, neighbours = self._adding if adding else self._reading
         total = np.zeros(4)
         copies = (
-            (part, members, view)
-            for part, members, views in parts
-            for view in (views if views.ndim == 4 else views[None])
+            (part, members, view) for part, members, views in parts for view in copies_of(views)
         )
         fresh = True
         for part, members, views in copies:

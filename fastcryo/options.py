@@ -121,6 +121,13 @@ def _input(parser: argparse.ArgumentParser, help: str) -> None:
         type=positive_number,
         help="pixel size of the images in angstrom, if the file's is missing or wrong",
     )
+    option(
+        parser,
+        "--mixed-sizes",
+        choices=("resample", "refuse"),
+        default="resample",
+        help="optics groups of another pixel size or box: resample to the first (default), or stop",
+    )
 
 
 def _symmetry(parser) -> None:

@@ -10,15 +10,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
-from fastcryo.kernels.cpu import prepare
+from fastcryo.kernels.cpu import aberrations, prepare
 from fastcryo.operators import SliceOperator
 from fastcryo.threads import in_threads
+
+if TYPE_CHECKING:
+    from fastcryo.optics import Imaging
 
 # Transforms of a block, which is what is read in one go, and of the images in a core's cache.
 BLOCK_BYTES = 8 * 2**20
@@ -58,6 +62,29 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
+class ImagingTables:
+    """What `fastcryo.optics.Imaging` means for every sample of an operator.
+
+    Attributes
+    ----------
+    imaging : Imaging
+    even, cosines, sines : ndarray, shape (g, samples)
+        Even phase, and cosine and sine of the odd one.
+    """
+
+    imaging: Imaging
+    even: NDArray[np.float64]
+    cosines: NDArray[np.float64]
+    sines: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, imaging: Imaging, operator: SliceOperator, length: float) -> ImagingTables:
+        """Evaluate the phases at the samples of an operator, in a box of a side in angstrom."""
+        even, odd = imaging.phases(*operator.frequencies(), length)
+        return cls(imaging, even, np.cos(odd), np.sin(odd))
+
+
+@dataclass(frozen=True, eq=False)
 class Packer:
     """What the images of a set have in common, and the metadata of each.
 
@@ -73,6 +100,8 @@ class Packer:
         Coefficients; no rows: C = 1.
     inverse_variance : ndarray, shape (samples,), float64
         1 / sigma^2, halved at the origin.
+    tables : ImagingTables or None
+        None: the images are C P V, and on one grid.
     """
 
     operator: SliceOperator
@@ -80,6 +109,7 @@ class Packer:
     shifts: NDArray[np.float64]
     ctf: NDArray[np.float64]
     inverse_variance: NDArray[np.float64]
+    tables: ImagingTables | None = None
 
     def pack(
         self,
@@ -109,6 +139,28 @@ class Packer:
         """
         real = self.operator.real_dtype
         energies = np.empty(len(images))
+        if self.tables is not None:
+            imaging = self.tables.imaging
+            aberrations.pack_images(
+                half_transforms(images, self.operator.grid.radius).view(real),
+                places,
+                imaging.group[members],
+                self.shifts[members],
+                self.operator.rows,
+                self.ctf[members],
+                imaging.warps,
+                self.tables.even,
+                self.tables.cosines,
+                self.tables.sines,
+                imaging.limits,
+                imaging.corrections,
+                self.length,
+                self.inverse_variance,
+                weights,
+                data.view(real),
+                energies,
+            )
+            return energies
         prepare.pack_images(
             half_transforms(images, self.operator.grid.radius).view(real),
             places,
@@ -130,6 +182,20 @@ class Packer:
     def fill_weights(self, weights: NDArray) -> None:
         """Fill the weights of all images, one row each, without reading any."""
         rows, length = self.operator.rows, self.length
+        if self.tables is not None:
+            imaging = self.tables.imaging
+            aberrations.prepare_weights(
+                imaging.group,
+                rows,
+                self.ctf,
+                imaging.warps,
+                self.tables.even,
+                imaging.limits,
+                length,
+                self.inverse_variance,
+                weights,
+            )
+            return
         prepare.prepare_weights(rows, self.ctf, length, self.inverse_variance, weights)
 
 

@@ -25,6 +25,7 @@ def read_particles(
     passthrough: str | os.PathLike | None = None,
     pixel_size: float | None = None,
     need_images: bool = True,
+    mixed_sizes: str = "resample",
 ) -> Particles:
     """Read particles from a RELION STAR file or a cryoSPARC .cs file.
 
@@ -45,6 +46,9 @@ def read_particles(
     need_images : bool
         Check that every image exists. If false, the metadata will do, stacks that are not found
         keep their names, and `box` may be None.
+    mixed_sizes : {"resample", "refuse"}
+        What to do with optics groups whose images have another pixel size or box than those of the
+        first: resample them in Fourier space, or raise an error.
 
     Returns
     -------
@@ -55,12 +59,15 @@ def read_particles(
     ------
     InputError
         A file that is missing or no particles file; missing columns; values that are no finite
-        numbers; pixel sizes or boxes that differ; subtomograms; images corrected for the CTF;
-        and, with `need_images`, missing or defect stacks and images beyond their end.
+        numbers; sizes that differ between optics groups, if they are refused; subtomograms;
+        contradictions about the correction of the CTF; and, with `need_images`, missing or defect
+        stacks and images beyond their end.
     """
     path = Path(path)
     if pixel_size is not None and not 0 < pixel_size < np.inf:
         raise InputError(f"pixel size: {pixel_size} cannot be used, angstrom above 0 are needed")
+    if mixed_sizes not in ("resample", "refuse"):
+        raise InputError(f"mixed sizes: {mixed_sizes!r} is unknown, choose resample or refuse")
     if path.suffix == ".csg":
         raise InputError(f"{path}: a list of results, give the .cs files that it names")
     if is_cryosparc(path):
@@ -75,7 +82,11 @@ def read_particles(
     particles = dataclasses.replace(
         particles,
         box=_box_of_stacks(stacks) if particles.box is None else particles.box,
-        notes=(*particles.notes, *_shared_images(particles)),
+        notes=(
+            *particles.notes,
+            *_other_sizes(particles, mixed_sizes == "refuse"),
+            *_shared_images(particles),
+        ),
     )
     if need_images:
         problems = image_problems(particles)
@@ -125,10 +136,11 @@ def image_problems(particles: Particles) -> list[str]:
                 f"{particles.source}: {particles.describe_image(particle)}: "
                 f"the stack holds {stack.count} images"
             )
-        if stack.box != particles.box:
+        expected = particles.own_box(particle)
+        if stack.box != expected:
             problems.append(
                 f"{path}: images are {stack.box} pixels wide, "
-                f"{particles.box} are expected from {particles.source}"
+                f"{expected} are expected from {particles.source}"
             )
     return problems
 
@@ -175,6 +187,29 @@ def _box_of_stacks(stacks: Sequence[Path]) -> int | None:
         except InputError:
             continue  # reported by image_problems
     return None
+
+
+def _other_sizes(particles: Particles, refuse: bool) -> list[str]:
+    """Name the optics groups whose images are not of the size of the first's."""
+    first, notes = particles.optics[0], []
+    for number, group in enumerate(particles.optics):
+        if (group.box, group.pixel_size) == (first.box, first.pixel_size):
+            continue
+        sizes = [
+            f"{'?' if g.box is None else g.box} pixels of {g.pixel_size:g} A in {g.name}"
+            for g in (first, group)
+        ]
+        if refuse or (group.box is None) != (first.box is None):
+            raise InputError(
+                f"{particles.source}: images of {sizes[0]} and {sizes[1]}, select one optics group"
+                + (" or let them be resampled by --mixed-sizes resample" if refuse else "")
+            )
+        count = np.count_nonzero(particles.optics_group == number)
+        notes.append(
+            f"images of {sizes[1]} ({count}) are resampled to those of {first.name}, "
+            f"{'?' if first.box is None else first.box} pixels of {first.pixel_size:g} A"
+        )
+    return notes
 
 
 def _shared_images(particles: Particles) -> list[str]:

@@ -11,16 +11,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
+from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.normal import available_memory
 from fastcryo.operators import SliceOperator
-from fastcryo.packing import Packer, Source, stream
+from fastcryo.packing import ImagingTables, Packer, Source, stream
 from fastcryo.rotations import orthonormal_rotations
 from fastcryo.symmetry import replicated, symmetry_matrices
 
 if TYPE_CHECKING:
+    from fastcryo.optics import Imaging
     from fastcryo.particles import Particles
     from fastcryo.prepared import Store
+
+
+# Coefficients of C = 1: sin(pi / 2).
+UNIT_CTF = np.array([0.0, 0.0, 0.0, 0.0, np.pi / 2, 0.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +39,7 @@ class ImageSet:
     shifts: ArrayLike | None
     rotations: NDArray
     symmetry: str = "C1"
+    imaging: Imaging | None = None
 
     def __post_init__(self):
         if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
@@ -57,15 +64,20 @@ class ImageSet:
     def steps(self) -> NDArray[np.int64]:
         """Fixed-point rows of the rotations, (n, 2, 3), or of all symmetric views, (g, n, 2, 3)."""
         symmetry = symmetry_matrices(self.symmetry)
+        rows = self.rotations[:, :2]
+        if self.imaging is not None:
+            rows = self.imaging.bend(self.rotations)
         if len(symmetry) == 1:
-            return layout.fixed_point_steps(self.rotations)
-        views = replicated(self.rotations, symmetry)
-        return layout.fixed_point_steps(views.reshape(-1, 3, 3)).reshape(*views.shape[:2], 2, 3)
+            return layout.fixed_point_steps(rows)
+        views = replicated(rows, symmetry)
+        return layout.fixed_point_steps(views.reshape(-1, 2, 3)).reshape(views.shape)
 
     def ctf_coefficients(self) -> NDArray:
-        """One row per image; no rows without CTF."""
+        """One row per image; no rows without CTF, unless the images need weights of their own."""
         if self.ctf is None:
-            return np.empty((0, 7))
+            if self.imaging is None:
+                return np.empty((0, 7))
+            return np.tile(UNIT_CTF, (len(self.rotations), 1))
         coefficients = self.ctf.coefficients()
         return np.ascontiguousarray(
             np.broadcast_to(coefficients, (len(self.rotations), coefficients.shape[1]))
@@ -95,6 +107,13 @@ def radius_of(
             f"{setup.length:.4g} angstrom, the side of the box"
         )
     return min(int(shells + 1e-6), (side - 1) // 2)
+
+
+def reach_of(setup: ImageSet, grid: FourierGrid) -> float | None:
+    """Return how far out samples may lie so that none reads the volume beyond R; None: R."""
+    if setup.imaging is None or setup.imaging.stretch == 1:
+        return None
+    return grid.radius / setup.imaging.stretch * (1 - 1e-12)
 
 
 def by_shell(name: str, values: ArrayLike, radius: int) -> NDArray[np.float64]:
@@ -151,12 +170,16 @@ def prepare_data(
     sigma = by_shell("noise_std", noise_std, radius)
     if (sigma <= 0).any():
         raise InputError("noise_std: every value must be positive")
-    h, k = layout.disc_frequencies(radius)
+    h, k = operator.frequencies()
     shells = np.rint(np.hypot(h, k)).astype(np.int64)
     inverse_variance = 1 / (np.full(radius + 1, sigma) if sigma.ndim == 0 else sigma)[shells] ** 2
     inverse_variance[operator.origin] /= 2
     shifts, ctf = setup.shifts / setup.pixel_size, setup.ctf_coefficients()
-    packer = Packer(operator, setup.length, shifts, ctf, inverse_variance)
+    tables = None
+    if setup.imaging is not None:
+        shifts /= setup.imaging.scales[setup.imaging.group, None]
+        tables = ImagingTables.of(setup.imaging, operator, setup.length)
+    packer = Packer(operator, setup.length, shifts, ctf, inverse_variance, tables)
     if store is None:
         weights, data, energies = in_memory(packer, count, source)
     else:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from fastcryo._version import __version__
 from fastcryo.errors import InputError
 from fastcryo.io.atomic import replacing_folder
+from fastcryo.optics import imaging_of
 from fastcryo.packing import Packer, Source, stream
 from fastcryo.rows import StoredRows
 from fastcryo.storage import STORAGES, RowFile, Storage
@@ -90,6 +91,7 @@ class Store:
             )
         if not particles.stacks:
             raise InputError(f"{particles.source}: names no images, only its metadata can be used")
+        imaging = imaging_of(particles)
         made_of = {
             "images": len(particles),
             "image_box": particles.box,
@@ -101,6 +103,7 @@ class Store:
                 "CTF parameters": ""
                 if particles.ctf is None
                 else _hash(particles.ctf.coefficients()),
+                "optics": "" if imaging is None else _hash(*imaging.arrays()),
             },
             "stacks": [
                 _state_of(particles.stacks[number]) for number in np.unique(particles.stack)
@@ -228,7 +231,7 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
         if found.get(name) != wanted[name]:
             return f"its {what} is {found.get(name)}, {wanted[name]} is asked for"
     for name, value in wanted["hashes"].items():
-        if found.get("hashes", {}).get(name) != value:
+        if found.get("hashes", {}).get(name, "") != value:
             return f"its {name} are others than those asked for"
     sigma, asked = np.array(found.get("noise_std")), np.array(wanted["noise_std"])
     if sigma.shape != asked.shape or not np.allclose(sigma, asked, rtol=SIGMA_TOLERANCE, atol=0):

@@ -16,11 +16,13 @@ from fastcryo.grid import FourierGrid
 from fastcryo.kernels.cpu import vectors
 from fastcryo.normal import NormalOperator, assemble
 from fastcryo.operators import SliceOperator
+from fastcryo.optics import imaging_of
 from fastcryo.preparation import (
     ImageSet,
     damping_of,
     prepare_data,
     radius_of,
+    reach_of,
     source_of_array,
     source_of_particles,
 )
@@ -233,11 +235,12 @@ class KnownPoseProblem:
             particles.shifts,
             particles.rotations,
             symmetry,
+            imaging_of(particles),
         )
         grid = FourierGrid(
             particles.box if box is None else box, radius_of(setup, box, radius, resolution)
         )
-        operator = SliceOperator(grid, interpolation, backend, dtype)
+        operator = SliceOperator(grid, interpolation, backend, dtype, reach_of(setup, grid))
 
         source = None
         if not metadata_only:

@@ -168,3 +168,8 @@ def blocks(
         else:
             taken = [a[part] if isinstance(a, StoredRows) else a for a in arrays]
             yield tuple(taken), np.arange(len(part)), steps[..., part, :, :]
+
+
+def copies_of(steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the steps of every symmetric view, shape (g, n, 2, 3), g = 1 without symmetry."""
+    return steps[None] if steps.ndim == 3 else steps

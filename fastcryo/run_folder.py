@@ -10,6 +10,7 @@ import numpy as np
 
 from fastcryo._version import __version__
 from fastcryo.errors import InputError
+from fastcryo.optics import imaging_of
 from fastcryo.particles import Particles
 from fastcryo.settings import Settings
 
@@ -52,6 +53,9 @@ def fingerprint(particles: Particles, settings: Settings) -> str:
     arrays += [particles.stack, particles.slice, np.array([particles.pixel_size, particles.box])]
     if particles.ctf is not None:
         arrays.append(particles.ctf.coefficients())
+    imaging = imaging_of(particles)
+    if imaging is not None:
+        arrays += imaging.arrays()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

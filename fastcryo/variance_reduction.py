@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcryo.kernels import layout
 from fastcryo.normal import NormalOperator
 from fastcryo.problem import KnownPoseProblem
 
@@ -160,7 +159,7 @@ def _largest_weights(problem: KnownPoseProblem) -> NDArray[np.float64]:
         block = weights[members[start : start + IMAGES_AT_ONCE]]
         np.maximum(largest, block.max(axis=0), out=largest)
     largest[operator.origin] *= 2
-    h, k = layout.disc_frequencies(radius)
+    h, k = operator.frequencies()
     by_shell = np.zeros(radius + 1 + 2 * REACH)
     np.maximum.at(by_shell, np.rint(np.hypot(h, k)).astype(np.int64) + REACH, largest)
     return np.lib.stride_tricks.sliding_window_view(by_shell, 2 * REACH + 1).max(axis=1)

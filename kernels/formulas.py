@@ -39,8 +39,8 @@ def sine(x):
 
 
 @register
-def ctf_without_envelope(coefficients, fx, fy):
-    """Contrast transfer function at the frequency (fx, fy) in 1/angstrom, with B = 0.
+def ctf_argument(coefficients, fx, fy):
+    """Argument of the sine of the contrast transfer function at (fx, fy) in 1/angstrom.
 
     With q^2 = fx^2 + fy^2 and the defocus along the azimuth of (fx, fy),
     U(t) = (U1+U2)/2 + (U1-U2)/2 cos 2(t - t0):
@@ -59,18 +59,24 @@ def ctf_without_envelope(coefficients, fx, fy):
     yy = fy * fy
     q2 = xx + yy
     defocus = coefficients[0] * q2 + coefficients[1] * (xx - yy) + coefficients[2] * (2.0 * fx * fy)
-    return coefficients[6] * sine(defocus - coefficients[3] * q2 * q2 + coefficients[4])
+    return defocus - coefficients[3] * q2 * q2 + coefficients[4]
+
+
+@register
+def ctf_without_envelope(coefficients, fx, fy):
+    """Contrast transfer function with B = 0; see `ctf_argument`."""
+    return coefficients[6] * sine(ctf_argument(coefficients, fx, fy))
 
 
 @register
 def envelope(coefficients, fx, fy):
-    """exp(-B q^2/4), a product of its values at (fx, 0) and (0, fy); see `ctf_without_envelope`."""
+    """exp(-B q^2/4), a product of its values at (fx, 0) and (0, fy); see `ctf_argument`."""
     return math.exp(-coefficients[5] * (fx * fx + fy * fy))
 
 
 @register
 def ctf_value(coefficients, fx, fy):
-    """Contrast transfer function with its envelope; arguments as in `ctf_without_envelope`."""
+    """Contrast transfer function with its envelope; arguments as in `ctf_argument`."""
     value = ctf_without_envelope(coefficients, fx, fy)
     if coefficients[5] != 0.0:
         value *= envelope(coefficients, fx, fy)

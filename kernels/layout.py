@@ -36,13 +36,16 @@ HALF = ONE >> 1
 SHRINK = 1 - 2.0**-49
 
 
-def disc_rows(radius):
+def disc_rows(radius, reach=None):
     """Describe the packed samples row by row.
 
     Parameters
     ----------
     radius : int
         R.
+    reach : float, optional
+        Keep h^2 + k^2 <= reach^2 only, reach <= R: where steps are longer than 1 (magnification),
+        positions must stay within R all the same. Rows that hold nothing are empty.
 
     Returns
     -------
@@ -50,20 +53,22 @@ def disc_rows(radius):
         Row k + R holds: index of the sample h = 0 (there or not), first h, last h + 1.
     """
     k = np.arange(-radius, radius + 1)
-    stop = np.floor(np.sqrt(radius**2 - k**2)).astype(np.int64) + 1
+    left = (radius if reach is None else reach) ** 2 - k**2
     first = (k < 0).astype(np.int64)
+    stop = np.floor(np.sqrt(np.maximum(left, 0))).astype(np.int64) + 1
+    stop = np.where(left < 0, first, stop)
     end = np.cumsum(stop - first)
     return np.stack([end - stop, first, stop], axis=1)
 
 
-def origin_sample(radius):
+def origin_sample(radius, reach=None):
     """Index of the packed sample (0, 0)."""
-    return int(disc_rows(radius)[radius, 0])
+    return int(disc_rows(radius, reach)[radius, 0])
 
 
-def disc_frequencies(radius):
+def disc_frequencies(radius, reach=None):
     """Return h and k of every packed sample, two arrays of int64."""
-    rows = disc_rows(radius)
+    rows = disc_rows(radius, reach)
     counts = rows[:, 2] - rows[:, 1]
     k = np.repeat(np.arange(-radius, radius + 1), counts)
     h = np.arange(counts.sum()) - np.repeat(rows[:, 0], counts)
@@ -75,7 +80,8 @@ def fixed_point_steps(rotations):
 
     Parameters
     ----------
-    rotations : (n, 3, 3) float64, orthonormal
+    rotations : (n, 2 or 3, 3) float64
+        Orthonormal rows, or two that are longer by no more than R / reach.
 
     Returns
     -------

@@ -168,7 +168,7 @@ def test_missing_pieces_that_have_a_usual_meaning_are_noted(tmp_path):
     assert particles.notes == ("no rlnDefocusU: the CTF is taken as 1",)
 
 
-def test_aberrations_that_are_not_modelled_are_noted_and_zeros_are_not(tmp_path):
+def test_aberrations_magnification_and_corrections_are_read(tmp_path):
     zeros = {
         "rlnBeamTiltX": ["0.0"],
         "rlnBeamTiltY": ["0"],
@@ -182,19 +182,44 @@ def test_aberrations_that_are_not_modelled_are_noted_and_zeros_are_not(tmp_path)
     }
     found = read(tmp_path, block("optics", OPTICS | zeros) + block("particles", PARTICLES))
     assert found.notes == ()
+    (group,) = found.optics
+    assert not any((*group.aberrations.beam_tilt, *group.aberrations.odd, *group.aberrations.even))
+    assert (group.magnification, group.corrected) == ((1, 0, 0, 1), "")
     some = zeros | {
         "rlnBeamTiltY": ["-0.25"],
-        "rlnOddZernike": ["[0,0.1,0]"],
-        "rlnEvenZernike": ["[0,-2]"],
+        "rlnOddZernike": ["[0,0.1,-1e-2,3,4,.5]"],
+        "rlnEvenZernike": ["'[0, -2]'"],
         "rlnMagMat01": ["0.01"],
+        "rlnCtfDataAreCtfPremultiplied": ["1"],
     }
     found = read(tmp_path, block("optics", OPTICS | some) + block("particles", PARTICLES))
-    assert found.notes == (
-        "beam tilt (up to 0.25 mrad) is not modelled",
-        "higher-order aberrations (rlnOddZernike) are not modelled",
-        "higher-order aberrations (rlnEvenZernike) are not modelled",
-        "anisotropic magnification (up to 1 %) is not modelled",
-    )
+    assert found.notes == ()
+    (group,) = found.optics
+    assert group.aberrations.beam_tilt == (0, -0.25)
+    # What RELION calls tilt stands in for these two.
+    assert group.aberrations.odd == (0, 0.1, -0.01, 0, 0, 0.5)
+    assert group.aberrations.even == (0, -2)
+    assert (group.magnification, group.corrected) == ((1, 0.01, 0, 1), "premultiplied")
+
+
+def test_beam_tilt_of_older_files_stands_with_the_particles(tmp_path):
+    tilts = {"rlnBeamTiltX": ["0.1", "0.1", "0.2"], "rlnBeamTiltY": ["0", "0", "0"]}
+    flipped = {"rlnCtfDataArePhaseFlipped": ["1"] * 3}
+    found = read(tmp_path, block("", OLD | tilts | flipped))
+    assert [g.aberrations.beam_tilt for g in found.optics] == [(0.1, 0), (0.2, 0)]
+    assert [g.corrected for g in found.optics] == ["phase-flipped"] * 2
+    np.testing.assert_array_equal(found.optics_group, [0, 0, 1])
+
+
+def test_groups_of_other_pixel_and_box_sizes_keep_them(tmp_path):
+    sizes = TWO | {"rlnImagePixelSize": ["1.5", "1.6"], "rlnImageSize": ["32", "40"]}
+    origins = {"rlnOriginX": ["2", "2", "0"], "rlnOriginY": ["0", "1", "0"]}
+    rows = without(PARTICLES, "rlnOriginXAngst", "rlnOriginYAngst") | origins
+    rows |= {"rlnOpticsGroup": ["1", "2", "1"]}
+    found = read(tmp_path, block("optics", sizes) + block("particles", rows))
+    assert [(g.pixel_size, g.box) for g in found.optics] == [(1.5, 32), (1.6, 40)]
+    assert (found.pixel_size, found.box) == (1.5, 32)
+    np.testing.assert_allclose(found.shifts, [[3, 0], [3.2, 1.6], [0, 0]])
 
 
 def test_several_classes_and_angles_of_2d_classes_are_noted(tmp_path):
@@ -284,15 +309,16 @@ TWO = {c: v * 2 for c, v in OPTICS.items()} | {
         ("the pixel size is 0 A", optics(rlnImagePixelSize=["0"])),
         ("rlnMagnification must be positive",
          block("", {**OLD, "rlnMagnification": ["50000", "0", "50000"]})),
-        ("pixel sizes differ between optics groups, 1.5 A in one and 1.6 A in two",
-         block("optics", TWO | {"rlnImagePixelSize": ["1.5", "1.6"]})
-         + block("particles", PARTICLES | {"rlnOpticsGroup": ["1", "2", "1"]})),
-        (r"rlnImageSize differs between optics groups, \[32, 40\]",
-         block("optics", TWO | {"rlnImageSize": ["32", "40"]})
-         + block("particles", PARTICLES | {"rlnOpticsGroup": ["1", "2", "1"]})),
-        ("CtfDataAreCtfPremultiplied says that the images are multiplied by their CTF",
-         optics(rlnCtfDataAreCtfPremultiplied=["1"])),
-        ("images are phase-flipped", particles(rlnCtfDataArePhaseFlipped=["1"] * 3)),
+        ("rlnCtfDataArePhaseFlipped and rlnCtfDataAreCtfPremultiplied are both set .row 1.",
+         particles(rlnCtfDataArePhaseFlipped=["1"] * 3, rlnCtfDataAreCtfPremultiplied=["1"] * 3)),
+        ("says that the images are phase-flipped, but there is no CTF",
+         block("optics", OPTICS) + block("particles", without(
+             PARTICLES, "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+             | {"rlnCtfDataArePhaseFlipped": ["1"] * 3})),
+        (r"rlnEvenZernike is '\[1,x\]', a list of numbers", optics(rlnEvenZernike=["[1,x]"])),
+        ("rlnOddZernike is 'nan', a list of numbers", optics(rlnOddZernike=["nan"])),
+        ("rlnMagMat00 to 11 are 0, 0, 0, 1, a matrix close to", optics(rlnMagMat00=["0"])),
+        ("rlnImageSize is 32.5, a number of pixels", optics(rlnImageSize=["32.5"])),
         ("subtomograms or tilt series .found rlnImageDimensionality.",
          optics(rlnImageDimensionality=["3"])),
         ("subtomograms or tilt series .found rlnTomoName.", particles(rlnTomoName=["t"] * 3)),
@@ -353,6 +379,8 @@ ZOO = {
     "cryojax_test_starfile.star": (
         3, 12.0, 16, (50.19532, -70.588104, -81.394234), (32.05603, -21.564449),
         10061.054688, 0),
+    "cryodrgn_relion31.6opticsgroups.star": (
+        139, 1.25, 196, (-128.10516, 37.068920, -82.17809), (13.284554, -3.21701), 10352.805929, 2),
     "cryolike_relion_style_particles.star": (
         106, 0.725, 384, (-175.64627, 69.778893, 124.646599), (0.162908, 2.218803),
         11798.491211, 2),
@@ -368,7 +396,6 @@ ZOO = {
 }  # fmt: skip
 NO_TABLE, NO_POSE, TOMOGRAPHY = "no particles table", "3D poses are needed", "subtomograms or tilt"
 ZOO_REFUSED = {
-    "cryodrgn_relion31.6opticsgroups.star": "pixel sizes differ .* 1.24 A .* 1.25 A",
     "cryocat_relion_3.0.star": TOMOGRAPHY,
     "cryocat_relion_3.1_optics.star": TOMOGRAPHY,
     "cryocat_relion_3.1_optics2.star": TOMOGRAPHY,
@@ -444,10 +471,19 @@ def test_the_oldest_dialect_takes_its_pixel_size_from_the_magnification(shared_d
     assert [(found.half == h).sum() for h in (1, 2)] == [3290, 3206]
 
 
-def test_full_refinement_metadata_is_read_with_notes_on_what_is_not_modelled(shared_data):
+def test_full_refinement_metadata_is_read_with_its_aberrations(shared_data):
     found = read_relion(shared_data("betagal", "refine3d", "run_it016_data.star"))
     assert (len(found), found.box, found.pixel_size) == (4748, 256, 1.244835)
     assert len(found.stacks) == 24
-    text = " ".join(found.notes)
-    for what in ("beam tilt", "rlnOddZernike", "rlnEvenZernike", "anisotropic magnification"):
-        assert what in text
+    (group,) = found.optics
+    assert group.aberrations.beam_tilt == (0.017075, -0.14782)
+    assert group.aberrations.odd == (
+        -0.140006609061,
+        0.0834170214934,
+        1.15559317212,
+        0,
+        0,
+        -1.3038997201,
+    )
+    assert len(group.aberrations.even) == 9
+    assert group.magnification == (1.002971, 0.001953, 0.002070, 0.998469)

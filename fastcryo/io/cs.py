@@ -14,10 +14,10 @@ from fastcryo.errors import InputError
 from fastcryo.io.records import (
     OpticsGroup,
     Particles,
-    common_pixel_size,
     decaying_bfactor,
     index_stacks,
     make_ctf,
+    pixel_sizes_of,
 )
 from fastcryo.rotations import rotations_from_vectors
 
@@ -82,8 +82,8 @@ def read_cryosparc(
         raise InputError(f"{path}: holds no particles")
     notes = list(_notes(path, fields))
     optics_group, optics = _optics(path, fields, pixel_size)
-    size = optics[0].pixel_size
-    shift_unit = fields.get("alignments3D/psize_A", np.full(count, size)).astype(np.float64)
+    sizes = np.array([group.pixel_size for group in optics])[optics_group]
+    shift_unit = fields.get("alignments3D/psize_A", sizes).astype(np.float64)
     stack, index, stacks = _images(path, fields, count)
     pose, shift = (_finite(path, fields, name) for name in POSE)
     if pose.shape != (count, 3) or shift.shape != (count, 2):
@@ -95,7 +95,7 @@ def read_cryosparc(
         rotations=rotations_from_vectors(pose),
         shifts=shift * shift_unit[:, None],
         ctf=_ctf(path, fields, notes),
-        pixel_size=size,
+        pixel_size=optics[0].pixel_size,
         box=optics[0].box,
         half=_half_sets(path, fields, count),
         optics_group=optics_group,
@@ -180,27 +180,29 @@ def _optics(
         raise InputError(
             f"{path}: no pixel size (blob/psize_A), give the passthrough file or --angpix"
         )
-    box = _boxes(path, fields)
     names = ("ctf/exp_group_id", *LENS, size_field)
     known = [_finite(path, fields, n) if n in fields else np.zeros(count) for n in names]
+    known.append(_boxes(path, fields, count))
     values, group = np.unique(np.stack(known, axis=1), axis=0, return_inverse=True)
     titles = [f"exposure group {int(row[0])}" for row in values]
-    size = common_pixel_size(path, values[:, 4] if size_field else [], titles, given)
+    sizes = pixel_sizes_of(path, values[:, 4], titles, given)
     groups = []
-    for title, row in zip(titles, values.tolist(), strict=True):
+    for title, row, size in zip(titles, values.tolist(), sizes, strict=True):
         lens = (v if n in fields else None for n, v in zip(LENS, row[1:4], strict=True))
-        groups.append(OpticsGroup(title, *lens, size, box))
+        groups.append(OpticsGroup(title, *lens, size, int(row[5]) or None))
     return group.reshape(-1), tuple(groups)
 
 
-def _boxes(path: Path, fields: Fields) -> int | None:
+def _boxes(path: Path, fields: Fields, count: int) -> NDArray[np.float64]:
+    """Side of every image, 0 where the file does not say."""
     if "blob/shape" not in fields:
-        return None
-    shapes = np.unique(fields["blob/shape"].reshape(-1, 2), axis=0)
-    if len(shapes) > 1 or shapes[0, 0] != shapes[0, 1]:
-        found = ", ".join(f"{x} x {y}" for y, x in shapes)
-        raise InputError(f"{path}: images of {found} pixels, square ones of one size are needed")
-    return int(shapes[0, 0])
+        return np.zeros(count)
+    shapes = fields["blob/shape"].reshape(count, -1)
+    odd = np.flatnonzero((shapes[:, 0] != shapes[:, -1]) | (shapes[:, 0] <= 0))
+    if shapes.shape[1] != 2 or len(odd):
+        found = " x ".join(map(str, shapes[odd[0] if len(odd) else 0][::-1]))
+        raise InputError(f"{path}: images of {found} pixels, square ones are needed")
+    return shapes[:, 0].astype(np.float64)
 
 
 def _images(

@@ -14,6 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.io.mrc import open_stack
+from fastcryo.optics import IDENTITY, NO_ABERRATIONS, Aberrations
+from fastcryo.resample import resample, window_side
+
+# Pixel sizes that differ by less are those of one microscope, written with fewer digits.
+SAME_SIZE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,14 @@ class OpticsGroup:
     amplitude_contrast : float or None
         A fraction.
     pixel_size : float
-        Of the images, angstrom.
+        Of the images in the stacks, angstrom.
     box : int or None
-        Side of the images, pixels.
+        Side of the images in the stacks, pixels.
+    aberrations : Aberrations
+    magnification : tuple of 4 floats
+        rlnMagMat00, 01, 10 and 11.
+    corrected : {"", "phase-flipped", "premultiplied"}
+        Whether the images were multiplied by the sign of their CTF, or by their CTF.
     """
 
     name: str
@@ -41,6 +51,9 @@ class OpticsGroup:
     amplitude_contrast: float | None
     pixel_size: float
     box: int | None
+    aberrations: Aberrations = NO_ABERRATIONS
+    magnification: tuple[float, float, float, float] = IDENTITY
+    corrected: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,9 +69,9 @@ class Particles:
     ctf : CTF or None
         Of n images; None when the file has no defocus.
     pixel_size : float
-        Of the images, angstrom.
+        Of the images as `images` returns them, angstrom: that of the first optics group.
     box : int or None
-        Side of the images, pixels; None when neither the file nor a stack tells.
+        Side of these images, pixels; None when neither the file nor a stack tells.
     half : ndarray, shape (n,), int8
         Half-set 1 or 2, 0 if unknown.
     optics_group : ndarray, shape (n,), int64
@@ -116,6 +129,9 @@ class Particles:
     ) -> NDArray[np.float32]:
         """Read images; stack by stack and in the order they lie on disk.
 
+        Those of an optics group with another pixel size or box are resampled to those of the
+        first, see `fastcryo.resample`.
+
         Parameters
         ----------
         indices : array_like, optional
@@ -142,15 +158,23 @@ class Particles:
         stacks, slices = self.stack[indices[order]], self.slice[indices[order]]
         # Neighbours in a stack that are neighbours in the result are read in one go.
         goes_on = (np.diff(stacks) == 0) & (np.diff(slices) == 1) & (np.diff(order) == 1)
+        goes_on &= np.diff(self.optics_group[indices[order]]) == 0
         ends = [0, *(np.flatnonzero(~goes_on) + 1).tolist(), len(order)]
         for start, stop in itertools.pairwise(ends if len(order) else ()):
             stack = open_stack(self.stacks[stacks[start]])
-            if stack.box != box:
-                raise InputError(
-                    f"{stack.path}: images are {stack.box} pixels wide, {box} expected"
-                )
             first = order[start]
-            stack.read(int(slices[start]), images[first : first + stop - start])
+            own, side = self.own_box(indices[first]), self._window(indices[first])
+            own = box if own is None else own
+            if stack.box != own:
+                raise InputError(
+                    f"{stack.path}: images are {stack.box} pixels wide, {own} expected"
+                )
+            if side is None:
+                stack.read(int(slices[start]), images[first : first + stop - start])
+                continue
+            raw = np.empty((stop - start, own, own), np.float32)
+            stack.read(int(slices[start]), raw)
+            images[first : first + stop - start] = resample(raw, side, box)
         bad = indices[~np.isfinite(images).all(axis=(1, 2))] if check_finite else ()
         if len(bad):
             raise InputError(
@@ -158,6 +182,15 @@ class Particles:
                 f"pixels, the first is {self.describe_image(bad[0])}, remove these particles"
             )
         return images
+
+    def own_box(self, particle: int) -> int | None:
+        """Return the side of a particle's image in its stack, pixels."""
+        own = self.optics[self.optics_group[particle]].box
+        return self.box if own is None else own
+
+    def _window(self, particle: int) -> int | None:
+        group = self.optics[self.optics_group[particle]]
+        return window_side(group.box, group.pixel_size, self.box, self.pixel_size)
 
     def reading_order(self, indices: NDArray | None = None) -> NDArray[np.int64]:
         """Return the order in which images lie on disk: stack by stack, front to back.
@@ -233,16 +266,16 @@ def index_stacks(names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[Path, .
     return np.array([by_name[name] for name in names], dtype=np.int64), tuple(numbers)
 
 
-def common_pixel_size(
+def pixel_sizes_of(
     source: Path, sizes: ArrayLike, names: Iterable[str], given: float | None
-) -> float:
-    """Return the one pixel size of all particles.
+) -> list[float]:
+    """Return the pixel size of each optics group; sizes that hardly differ become the same.
 
     Parameters
     ----------
     source : Path
     sizes : array_like
-        Of each optics group in use, angstrom; empty if the file has none.
+        Of each optics group in use, angstrom; zeros if the file has none.
     names : iterable of str
         Of these groups.
     given : float or None
@@ -251,19 +284,25 @@ def common_pixel_size(
     Raises
     ------
     InputError
-        Sizes that differ, or that are not positive.
+        Sizes that are not positive, or one given for groups whose sizes differ.
     """
-    if len(sizes) and np.ptp(sizes) > 1e-4 * np.abs(sizes).max():
-        low, high = np.argmin(sizes), np.argmax(sizes)
-        names = list(names)
+    sizes = np.array(sizes, np.float64)
+    sizes[np.abs(sizes - sizes[0]) <= SAME_SIZE * np.abs(sizes[0])] = sizes[0]
+    names = list(names)
+    if given is not None:
+        other = np.flatnonzero(sizes != sizes[0])
+        if len(other):
+            raise InputError(
+                f"{source}: pixel sizes differ between optics groups, {sizes[0]:g} A in {names[0]} "
+                f"and {sizes[other[0]]:g} A in {names[other[0]]}, one --angpix cannot replace them"
+            )
+        sizes[:] = given
+    bad = sizes[~(np.isfinite(sizes) & (sizes > 0))]
+    if len(bad):
         raise InputError(
-            f"{source}: pixel sizes differ between optics groups, {sizes[low]:g} A in "
-            f"{names[low]} and {sizes[high]:g} A in {names[high]}, select or rescale to one"
+            f"{source}: the pixel size is {bad[0]:g} A, give the right one by --angpix"
         )
-    size = sizes[0] if given is None else given
-    if not (np.isfinite(size) and size > 0):
-        raise InputError(f"{source}: the pixel size is {size:g} A, give the right one by --angpix")
-    return float(size)
+    return sizes.tolist()
 
 
 def make_ctf(source: Path, **fields: NDArray[np.float64]) -> CTF:

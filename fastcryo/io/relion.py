@@ -18,13 +18,17 @@ from fastcryo.io.records import (
     make_ctf,
 )
 from fastcryo.io.relion_optics import (
+    BEAM_TILT,
+    CORRECTED,
+    MAGNIFICATION,
+    ZERNIKE,
     Rows,
     join_optics,
-    not_modelled,
     optics_groups,
-    refuse_corrected,
+    refuse_contradictions,
 )
 from fastcryo.io.star import Table, listing, read_star, write_star
+from fastcryo.optics import IDENTITY, NO_ABERRATIONS
 from fastcryo.rotations import euler_angles, rotation_matrices
 
 PARTICLE_BLOCKS = ("particles", "images", "")
@@ -64,24 +68,19 @@ def read_relion(path: Path, pixel_size: float | None = None) -> Particles:
     if len(table) == 0:
         raise InputError(f"{path}: the particles table has no rows")
     rows = join_optics(table, optics_table)
-    refuse_corrected(rows)
     notes: list[str] = []
     optics_group, optics = optics_groups(rows, pixel_size)
-    boxes = {group.box for group in optics} - {None}
-    if len(boxes) > 1:
-        raise InputError(
-            f"{path}: rlnImageSize differs between optics groups, {sorted(boxes)} pixels, "
-            "select or rescale to one"
-        )
+    sizes = np.array([group.pixel_size for group in optics])[optics_group]
     stack, index, stacks = _images(table)
-    shifts = _shifts(table, optics[0].pixel_size, notes)
+    shifts = _shifts(table, sizes, notes)
     ctf = _ctf(rows, notes)
+    refuse_contradictions(rows, ctf is not None)
     return Particles(
         rotations=rotation_matrices(*(table.numbers(c) for c in ANGLES)),
         shifts=shifts,
         ctf=ctf,
         pixel_size=optics[0].pixel_size,
-        box=boxes.pop() if boxes else None,
+        box=optics[0].box,
         half=_half_sets(table),
         optics_group=optics_group,
         optics=optics,
@@ -89,7 +88,7 @@ def read_relion(path: Path, pixel_size: float | None = None) -> Particles:
         slice=index,
         stacks=stacks,
         source=path,
-        notes=(*notes, *not_modelled(rows), *_doubts(table)),
+        notes=(*notes, *_doubts(table)),
     )
 
 
@@ -123,6 +122,18 @@ def write_particles(
         "rlnImageSize": [g.box for g in groups],
         "rlnImageDimensionality": [2] * len(groups),
     }
+    if any(g.aberrations != NO_ABERRATIONS for g in groups):
+        optics |= {
+            column: [g.aberrations.beam_tilt[i] for g in groups]
+            for i, column in enumerate(BEAM_TILT)
+        }
+        lists = zip(ZERNIKE, ("odd", "even"), strict=True)
+        optics |= {c: [_listed(getattr(g.aberrations, n)) for g in groups] for c, n in lists}
+    if any(g.magnification != IDENTITY for g in groups):
+        optics |= {c: [g.magnification[i] for g in groups] for i, c in enumerate(MAGNIFICATION)}
+    for column, meaning in CORRECTED.items():
+        if any(g.corrected == meaning for g in groups):
+            optics[column] = [int(g.corrected == meaning) for g in groups]
     columns = {"rlnImageName": image_names}
     columns |= dict(zip(ANGLES, euler_angles(particles.rotations).T, strict=True))
     columns |= dict(zip(SHIFTS[0], particles.shifts.T, strict=True))
@@ -173,8 +184,10 @@ def _images(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[P
     return stack, np.array([int(p[0]) for p in parts]) - 1, stacks
 
 
-def _shifts(table: Table, pixel_size: float, notes: list[str]) -> NDArray[np.float64]:
-    for columns, unit in zip(SHIFTS, (1.0, pixel_size), strict=True):
+def _shifts(
+    table: Table, pixel_sizes: NDArray[np.float64], notes: list[str]
+) -> NDArray[np.float64]:
+    for columns, unit in zip(SHIFTS, (1.0, pixel_sizes[:, None]), strict=True):
         if any(c in table for c in columns):
             table.require(columns, "both shifts are needed")
             return np.stack([table.numbers(c) for c in columns], axis=1) * unit
@@ -231,6 +244,10 @@ def _doubts(table: Table) -> Iterable[str]:
         classes = len(np.unique(table.integers("rlnClassNumber")))
         if classes > 1:
             yield f"particles of {classes} classes (rlnClassNumber) are used together"
+
+
+def _listed(values: Sequence[float]) -> str:
+    return "[" + ",".join(f"{v:.12g}" for v in values) + "]"
 
 
 def _texts(columns: dict) -> dict[str, list[str]]:

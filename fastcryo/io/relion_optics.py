@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
-from fastcryo.io.records import OpticsGroup, common_pixel_size
+from fastcryo.io.records import OpticsGroup, pixel_sizes_of
 from fastcryo.io.star import Table
+from fastcryo.optics import IDENTITY, Aberrations
 
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
+BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
+TILT_IN_ODD = (3, 4)
+LARGEST_BOX = 32768
+# Magnifications beyond are a mistake in the file, not a property of a microscope.
+LARGEST_DISTORTION = 0.25
 OF_MICROGRAPHS = ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
 CORRECTED = {
-    "rlnCtfDataAreCtfPremultiplied": "multiplied by their CTF",
     "rlnCtfDataArePhaseFlipped": "phase-flipped",
+    "rlnCtfDataAreCtfPremultiplied": "premultiplied",
 }
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,13 @@ class Rows:
         values = table.numbers(column)
         return values if table is self.particles else values[self.group]
 
-    def texts(self, column: str) -> set[str]:
-        """Return the different texts of a column among the particles."""
+    def texts(self, column: str) -> list[str]:
+        """Return one text per particle; empty ones if no table has the column."""
         table = self.table_of(column)
         if table is None:
-            return set()
+            return [""] * len(self.particles)
         values = table.strings(column)
-        return set(values if table is self.particles else (values[g] for g in set(self.group)))
+        return values if table is self.particles else [values[g] for g in self.group]
 
 
 def join_optics(table: Table, optics: Table | None) -> Rows:
@@ -101,7 +108,7 @@ def optics_groups(
     Raises
     ------
     InputError
-        No pixel size, or several.
+        No pixel size, one that is not positive, or aberrations that are no lists of numbers.
     """
     path = rows.particles.path
     sizes = _pixel_sizes(rows)
@@ -118,22 +125,45 @@ def optics_groups(
         rows.numbers("rlnAmplitudeContrast"),
         rows.numbers("rlnImageSize"),
         sizes,
+        *(rows.numbers(c, 0.0) for c in BEAM_TILT),
+        *(rows.numbers(c, one) for c, one in zip(MAGNIFICATION, IDENTITY, strict=True)),
+        _correction(rows),
     )
+    zernike = [np.unique(rows.texts(c), return_inverse=True) for c in ZERNIKE]
+    columns += tuple(codes.reshape(-1).astype(np.float64) for _, codes in zernike)
     known = [np.zeros(len(rows.group)) if c is None else c for c in columns]
     values, group = np.unique(np.stack([rows.group, *known], 1), axis=0, return_inverse=True)
     names = [f"opticsGroup{i + 1}" for i in range(len(values))]
     if rows.optics is not None and "rlnOpticsGroupName" in rows.optics:
         texts = rows.optics.strings("rlnOpticsGroupName")
         names = [texts[int(row)] for row in values[:, 0]]
-    size = common_pixel_size(path, [] if sizes is None else values[:, 5], names, given)
+    own = pixel_sizes_of(path, values[:, 5], names, given)
     groups = []
-    for name, row in zip(names, values, strict=True):
+    for name, row, size in zip(names, values.tolist(), own, strict=True):
         voltage, cs, contrast, box = (
             None if column is None else value
-            for column, value in zip(columns[:4], row[1:5].tolist(), strict=True)
+            for column, value in zip(columns[:4], row[1:5], strict=True)
         )
+        odd, even = (
+            _coefficients(path, c, str(texts[int(code)]))
+            for c, (texts, _), code in zip(ZERNIKE, zernike, row[13:15], strict=True)
+        )
+        tilt = tuple(row[6:8])
+        if any(tilt):
+            # RELION writes these two as tilt and ignores what stands in the list.
+            odd = tuple(0.0 if i in TILT_IN_ODD else value for i, value in enumerate(odd))
         groups.append(
-            OpticsGroup(name, voltage, cs, contrast, size, None if box is None else int(box))
+            OpticsGroup(
+                name,
+                voltage,
+                cs,
+                contrast,
+                size,
+                None if box is None else _box(path, box),
+                Aberrations(tilt, odd, even),
+                _invertible(path, tuple(row[8:12])),
+                ("", *CORRECTED.values())[int(row[12])],
+            )
         )
     return group.reshape(-1), tuple(groups)
 
@@ -152,26 +182,50 @@ def _pixel_sizes(rows: Rows) -> NDArray[np.float64] | None:
     return 1e4 * detector / magnification  # from micrometres
 
 
-def refuse_corrected(rows: Rows) -> None:
-    """Refuse images whose CTF was corrected already: the model would apply it a second time."""
+def _correction(rows: Rows) -> NDArray[np.float64]:
+    """0, 1 or 2 for every particle: as they are, phase-flipped, premultiplied."""
+    flags = [rows.numbers(column, 0.0) != 0 for column in CORRECTED]
+    both = np.flatnonzero(flags[0] & flags[1])
+    if len(both):
+        raise InputError(
+            f"{rows.particles.path}: {' and '.join(CORRECTED)} are both set (row {both[0] + 1}), "
+            "images are either phase-flipped or multiplied by their CTF"
+        )
+    return flags[0] + 2.0 * flags[1]
+
+
+def refuse_contradictions(rows: Rows, with_ctf: bool) -> None:
+    """Refuse images that were corrected for a CTF that the file does not tell."""
     for column, meaning in CORRECTED.items():
-        if rows.numbers(column, 0).any():
+        if not with_ctf and rows.numbers(column, 0.0).any():
             raise InputError(
-                f"{rows.particles.path}: {column} says that the images are {meaning}, "
-                "extract them without that"
+                f"{rows.particles.path}: {column} says that the images are {meaning}, but there "
+                "is no CTF (rlnDefocusU), add its columns"
             )
 
 
-def not_modelled(rows: Rows) -> Iterable[str]:
-    """Say which recorded properties of the microscope the model ignores."""
-    tilts = [rows.numbers(c, 0.0) for c in ("rlnBeamTiltX", "rlnBeamTiltY")]
-    if np.any(tilts):
-        yield f"beam tilt (up to {np.abs(tilts).max():.3g} mrad) is not modelled"
-    for column in ZERNIKE:
-        if any(re.search("[1-9]", text) for text in rows.texts(column)):
-            yield f"higher-order aberrations ({column}) are not modelled"
-    if all(rows.table_of(c) for c in MAGNIFICATION):
-        matrix = np.stack([rows.numbers(c) for c in MAGNIFICATION], axis=1)
-        off = np.abs(matrix - [1, 0, 0, 1]).max()
-        if off > 1e-6:
-            yield f"anisotropic magnification (up to {100 * off:.2g} %) is not modelled"
+def _coefficients(path: Path, column: str, text: str) -> tuple[float, ...]:
+    """Parse a list such as [0.1,0,-2e-3]."""
+    body = text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+    if not all(NUMBER.fullmatch(word) for word in body):
+        raise InputError(
+            f"{path}: {column} is {text!r}, a list of numbers such as [0.1,0,-0.2] is needed"
+        )
+    return tuple(float(word) for word in body)
+
+
+def _box(path: Path, value: float) -> int:
+    if not (value == int(value) and 0 < value <= LARGEST_BOX):
+        raise InputError(f"{path}: rlnImageSize is {value:g}, a number of pixels is needed")
+    return int(value)
+
+
+def _invertible(path: Path, matrix: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse a magnification matrix that no microscope has."""
+    off = np.linalg.norm(np.reshape(matrix, (2, 2)) - np.eye(2), 2)
+    if off > LARGEST_DISTORTION:
+        raise InputError(
+            f"{path}: {MAGNIFICATION[0]} to 11 are {', '.join(f'{v:g}' for v in matrix)}, "
+            "a matrix close to 1, 0, 0, 1 is needed"
+        )
+    return matrix
