@@ -1,4 +1,4 @@
-"""The command line: ``fastcryo demo | simulate | info | condition | reconstruct | fsc``."""
+"""The command line: ``fastcryo`` and the names in `COMMANDS`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo reconstruct``."""
     from fastcryo import console
     from fastcryo.forecast import disk_needed, memory_needed
-    from fastcryo.io.mrc import read_map
     from fastcryo.normal import available_memory
     from fastcryo.reconstruct import reconstruct
 
@@ -50,15 +49,12 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         output.print(f"dry run: would write to {arguments.out}")
         return
-    mask = None
-    if arguments.mask:
-        mask, _ = read_map(arguments.mask, cubic=True)
     with console.progress_report(output) as report:
         result = reconstruct(
             particles,
             arguments.out,
             settings,
-            mask=mask,
+            mask=arguments.mask,
             prepared=arguments.prepared,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
@@ -188,6 +184,30 @@ def run_fsc(arguments: argparse.Namespace) -> None:
         comparison.save(arguments.out, arguments.command_line, arguments.overwrite)
 
 
+def run_postprocess(arguments: argparse.Namespace) -> None:
+    """Run ``fastcryo postprocess``."""
+    from fastcryo import console
+    from fastcryo.postprocess_files import postprocess_files
+
+    after, notes = postprocess_files(
+        arguments.half1,
+        arguments.half2,
+        arguments.out,
+        mask=arguments.mask,
+        mask_threshold=arguments.mask_threshold,
+        pixel_size=arguments.angpix,
+        b_factor=arguments.b_factor,
+        seed=arguments.seed,
+        overwrite=arguments.overwrite,
+        command=arguments.command_line,
+    )
+    output = console.new_console()
+    console.print_postprocessed(output, after)
+    for note in notes:
+        output.print(f"note: {note}", markup=False)
+    output.print(f"written: {Path(arguments.out) / 'postprocess.mrc'} and its curves and picture")
+
+
 def run_demo(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo demo``."""
     from fastcryo import console
@@ -230,6 +250,7 @@ COMMANDS = {
     "condition": run_condition,
     "reconstruct": run_reconstruct,
     "fsc": run_fsc,
+    "postprocess": run_postprocess,
 }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
 from fastcryo.fsc import FSCCurves, half_map_curves, resolution_at
@@ -94,25 +97,40 @@ def compare_files(
     """
     if not 0 < threshold < 1:
         raise InputError(f"threshold: {threshold:g} must lie between 0 and 1")
+    paths = (map1, map2, *([mask] if mask else []))
+    volumes, pixel_size = read_matching(paths, pixel_size)
+    curves = half_map_curves(volumes[0], volumes[1], volumes[2] if mask else None)
+    resolution = resolution_at(curves.best, threshold, pixel_size, curves.box)
+    named = (str(map1), str(map2), str(mask or ""))
+    return Comparison(named, curves, pixel_size, threshold, resolution)
+
+
+def read_matching(
+    paths: Sequence[str | os.PathLike], pixel_size: float | None = None
+) -> tuple[list[NDArray], float]:
+    """Read maps of one box, the first two of one pixel size, angstrom: the headers' unless given.
+
+    Raises
+    ------
+    InputError
+        A file that cannot be read, or maps that do not belong together.
+    """
     volumes, sizes = [], []
-    for path in (map1, map2, *([mask] if mask else [])):
+    for path in paths:
         volume, size = read_map(path, cubic=True)
         if volumes and volume.shape != volumes[0].shape:
             raise InputError(
-                f"{path}: its box is {len(volume)}, that of {map1} is {len(volumes[0])}"
+                f"{path}: its box is {len(volume)}, that of {paths[0]} is {len(volumes[0])}"
             )
         volumes.append(volume)
         sizes.append(size)
     if pixel_size is None:
         pixel_size = sizes[0]
         if not pixel_size > 0:
-            raise InputError(f"{map1}: the voxel size in its header is 0, give --angpix")
+            raise InputError(f"{paths[0]}: the voxel size in its header is 0, give --angpix")
         if sizes[1] > 0 and abs(sizes[1] / pixel_size - 1) > PIXEL_TOLERANCE:
             raise InputError(
-                f"{map2}: its voxel size is {sizes[1]:.4g} angstrom, that of {map1} is "
+                f"{paths[1]}: its voxel size is {sizes[1]:.4g} angstrom, that of {paths[0]} is "
                 f"{pixel_size:.4g}, give --angpix if they are the same"
             )
-    curves = half_map_curves(volumes[0], volumes[1], volumes[2] if mask else None)
-    resolution = resolution_at(curves.best, threshold, pixel_size, curves.box)
-    paths = (str(map1), str(map2), str(mask or ""))
-    return Comparison(paths, curves, pixel_size, threshold, resolution)
+    return volumes, pixel_size

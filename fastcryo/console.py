@@ -10,10 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fastcryo.findings import HAND
+
 if TYPE_CHECKING:
     from fastcryo.compare import Comparison
     from fastcryo.demo import Demo
     from fastcryo.particles import Particles
+    from fastcryo.postprocess import Postprocessed
     from fastcryo.reporting import Report
     from fastcryo.results import Reconstruction
 
@@ -59,17 +62,37 @@ def print_particles(console: Console, particles: Particles) -> None:
 
 def print_reconstruction(console: Console, result: Reconstruction) -> None:
     """Print the resolution, notes, the time and where the files are."""
-    if result.resolution is not None and np.isinf(result.resolution):
+    if result.after is not None:
+        print_postprocessed(console, result.after)
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", markup=False)
+    console.print(HAND)
+    console.print(f"time: {result.seconds:.1f} s")
+    console.print(f"report: {result.folder / 'run_report.html'}")
+
+
+def print_postprocessed(console: Console, after: Postprocessed) -> None:
+    """Print the resolution, that of the directions, and the B-factor."""
+    if np.isinf(after.resolution):
         console.print(
             "resolution: none, the half-maps do not correlate even in the first shell; "
             "see fastcryo info for signs of wrong poses, contrast or pixel size"
         )
-    elif result.resolution is not None:
-        console.print(f"resolution: {result.resolution:.2f} Å (half-map FSC 0.143)")
-    for note in result.notes:
-        console.print(f"note: {note}", markup=False)
-    console.print(f"time: {result.seconds:.1f} s")
-    console.print(f"report: {result.folder / 'run_report.png'}")
+        return
+    where = "half-map FSC 0.143" if after.mask is None else "corrected FSC 0.143"
+    line = f"resolution: {after.resolution:.2f} Å ({where})"
+    if np.isfinite(after.resolution_half):
+        line += f", {after.resolution_half:.2f} Å at 0.5"
+    console.print(line)
+    low, high = np.quantile(after.directional.resolution, [0.05, 0.95], method="nearest")
+    console.print(
+        f"directions: {low:.2f} to {high:.2f} Å in 90 % of them, "
+        f"area ratio {after.directional.area_ratio:.2f}"
+    )
+    if after.guinier.fitted:
+        console.print(f"B-factor: {after.guinier.b_factor:.0f} Å² (Guinier plot)")
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:

@@ -13,6 +13,7 @@ UNKNOWN_RADIUS = 32  # Fourier pixels, where the box is not known
 CROWDED, FLAT = 0.6, 0.1  # moments of views around one direction, and in one plane
 UNEVEN = 0.45
 GAPS = 0.01
+NOT_COUNTED = " (symmetry not counted)"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def pose_coverage(rotations: NDArray[np.float64], box: int | None = None) -> Cov
     views = rotations[:, 2]
     moments = np.linalg.eigvalsh(views.T @ views / len(views))
     radius = UNKNOWN_RADIUS if box is None else max((box - 1) // 2, 1)
-    left = _directions()
+    left = spread_directions(DIRECTIONS)
     for start in range(0, len(views), VIEWS_AT_ONCE):
         # The slice of a view is the plane normal to it: the sine is the distance of a direction.
         sines = np.abs(left @ views[start : start + VIEWS_AT_ONCE].T).min(axis=1)
@@ -62,10 +63,10 @@ def pose_coverage(rotations: NDArray[np.float64], box: int | None = None) -> Cov
     return Coverage(tuple(moments.tolist()), uncovered, _verdict(moments, uncovered))
 
 
-def _directions() -> NDArray[np.float64]:
-    """Spread points over half a sphere by the golden angle; the other half is its mirror image."""
-    height = (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS
-    azimuth = np.pi * (3 - np.sqrt(5)) * np.arange(DIRECTIONS)
+def spread_directions(count: int) -> NDArray[np.float64]:
+    """Spread points (x, y, z) over half a sphere by the golden angle; the rest mirrors them."""
+    height = (np.arange(count) + 0.5) / count
+    azimuth = np.pi * (3 - np.sqrt(5)) * np.arange(count)
     ring = np.sqrt(1 - height**2)
     return np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), height], axis=1)
 
@@ -80,4 +81,4 @@ def _verdict(moments: NDArray[np.float64], uncovered: float) -> str:
     else:
         spread = "even"
     gaps = ", with gaps in Fourier space" if uncovered > GAPS else ""
-    return f"{spread}{gaps} (symmetry not counted)"
+    return f"{spread}{gaps}{NOT_COUNTED}"

@@ -80,9 +80,9 @@ def fsc(map1: ArrayLike, map2: ArrayLike, mask: ArrayLike | None = None) -> Floa
     InputError
         Maps of different sizes, no cubes, not finite; a mask that does not fit or is empty.
     """
-    grid, map1, map2 = _checked_pair(map1, map2)
+    grid, map1, map2 = checked_pair(map1, map2)
     if mask is not None:
-        mask = _checked_mask(mask, map1.shape)
+        mask = checked_mask(mask, map1.shape)
         map1, map2 = map1 * mask, map2 * mask
     return shell_correlation(grid, grid.from_real(map1), grid.from_real(map2))
 
@@ -109,14 +109,14 @@ def half_map_curves(
     InputError
         As `fsc`.
     """
-    grid, map1, map2 = _checked_pair(map1, map2)
+    grid, map1, map2 = checked_pair(map1, map2)
     transforms = [grid.from_real(m) for m in (map1, map2)]
     unmasked = shell_correlation(grid, *transforms)
     frequencies = np.arange(len(unmasked)) / grid.box
     curves = FSCCurves(frequencies, unmasked)
     if mask is None:
         return curves
-    mask = _checked_mask(mask, map1.shape)
+    mask = checked_mask(mask, map1.shape)
     masked = shell_correlation(grid, grid.from_real(map1 * mask), grid.from_real(map2 * mask))
     start = curves.randomised_from
     if start is None:
@@ -198,43 +198,6 @@ def resolution_at(
     return box * pixel_size / last if last else np.inf
 
 
-def soft_spherical_mask(
-    box: int, radius_pixels: float, edge_pixels: float = 6.0
-) -> NDArray[np.float32]:
-    """Return a ball about voxel N // 2 with an edge that falls off as a raised cosine.
-
-    Parameters
-    ----------
-    box : int
-        N.
-    radius_pixels : float
-        Where the edge begins.
-    edge_pixels : float
-        Its width; 0 makes a hard edge.
-
-    Returns
-    -------
-    ndarray, shape (N, N, N), float32
-        1 inside, 0 outside.
-
-    Raises
-    ------
-    InputError
-        A radius or an edge that is not positive or reaches beyond the box.
-    """
-    if not (radius_pixels > 0 and edge_pixels >= 0 and radius_pixels + edge_pixels <= box / 2):
-        raise InputError(
-            f"mask: radius {radius_pixels:g} and edge {edge_pixels:g} do not fit a box of {box} "
-            f"pixels, together they may reach {box / 2:g}"
-        )
-    squared = (np.arange(box) - box // 2.0) ** 2
-    distance = np.sqrt(squared[:, None, None] + squared[:, None] + squared)
-    beyond = distance - radius_pixels
-    if edge_pixels == 0:
-        return (beyond <= 0).astype(np.float32)
-    return (0.5 + 0.5 * np.cos(np.pi * np.clip(beyond / edge_pixels, 0, 1))).astype(np.float32)
-
-
 def _randomise(
     grid: FourierGrid, half: NDArray, start: int, rng: np.random.Generator
 ) -> NDArray[np.complexfloating]:
@@ -244,7 +207,8 @@ def _randomise(
     return np.where(grid.shells() >= start, random, half).astype(half.dtype)
 
 
-def _checked_pair(map1: ArrayLike, map2: ArrayLike) -> tuple[FourierGrid, NDArray, NDArray]:
+def checked_pair(map1: ArrayLike, map2: ArrayLike) -> tuple[FourierGrid, NDArray, NDArray]:
+    """Return the grid of two maps and the maps, or refuse them; see `fsc`."""
     maps = [np.asarray(m) for m in (map1, map2)]
     if maps[0].shape != maps[1].shape:
         raise InputError(f"FSC: the maps differ in size, {maps[0].shape} and {maps[1].shape}")
@@ -257,7 +221,8 @@ def _checked_pair(map1: ArrayLike, map2: ArrayLike) -> tuple[FourierGrid, NDArra
     return FourierGrid(maps[0].shape[0]), *maps
 
 
-def _checked_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def checked_mask(mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a mask for maps of a shape, or refuse it; see `fsc`."""
     mask = np.asarray(mask, dtype=np.float32)
     if mask.shape != shape:
         raise InputError(f"mask: shape {shape} needed as the maps have, got {mask.shape}")

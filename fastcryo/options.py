@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fastcryo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_demo, _simulate, _info, _condition, _reconstruct, _fsc):
+    for add in (_demo, _simulate, _info, _condition, _reconstruct, _fsc, _postprocess):
         add(commands)
     return parser
 
@@ -243,7 +243,12 @@ def _reconstruct(commands) -> None:
     )
     option(data, "--subset", type=int, choices=(1, 2), default=0, help="only this half-set")
     option(data, "--invert", action="store_true", help="protein is dark in the images")
-    option(data, "--mask", metavar="MRC", help="mask for the FSC, values 0 to 1")
+    option(
+        data,
+        "--mask",
+        metavar="MRC|auto|sphere[:R]",
+        help="mask for the FSC: a file with values 0 to 1, from the map, or a ball of R angstrom",
+    )
     option(data, "--seed", "--random-seed", type=int, default=0, help="default: 0")
     option(parser, "--resume", "--continue", action="store_true", help="go on after a killed run")
     option(parser, "--dry-run", action="store_true", help="read, print the plan, do nothing")
@@ -357,6 +362,46 @@ def _fsc(commands) -> None:
         parser, "--out", "--o", metavar="STAR", help="write the curves as STAR (and .xml beside it)"
     )
     option(parser, "--overwrite", action="store_true")
+
+
+def _postprocess(commands) -> None:
+    parser = _command(
+        commands,
+        "postprocess",
+        "FSC, resolution and its directions, and the sharpened map, from two half-maps.",
+    )
+    parser.add_argument("half1", metavar="HALF1.mrc")
+    parser.add_argument("half2", metavar="HALF2.mrc")
+    _output(parser)
+    option(
+        parser,
+        "--mask",
+        metavar="MRC|auto|sphere[:R]|none",
+        default="auto",
+        help="a file with values 0 to 1, from the maps (default), a ball of R angstrom, or none",
+    )
+    option(
+        parser,
+        "--mask-threshold",
+        "--ini-threshold",
+        type=float,
+        help="density at which an automatic mask begins (default: Otsu's)",
+    )
+    option(parser, "--angpix", type=positive_number, help="voxel size, if the header's is wrong")
+    option(
+        parser,
+        "--b-factor",
+        type=float,
+        help="sharpen by exp(B s^2 / 4), square angstrom (default: from the Guinier plot)",
+    )
+    option(
+        parser,
+        "--seed",
+        "--random-seed",
+        type=int,
+        default=0,
+        help="of the random phases (default: 0)",
+    )
 
 
 def _demo(commands) -> None:

@@ -60,7 +60,7 @@ def save_report(path: str | os.PathLike, result: Reconstruction, shown: NDArray)
     )
     box = len(shown)
     _slices(axes["slices"], shown, result.pixel_size)
-    _fsc(axes["fsc"], result, box)
+    _fsc(axes["fsc"], result)
     _loss(axes["loss"], result)
     _steps(axes["steps"], result)
     _by_shell(axes["diagonal"], result, box, "preconditioner", "preconditioner D, shell means")
@@ -83,35 +83,29 @@ def _slices(axes: Axes, volume: NDArray, pixel_size: float) -> None:
     axes.set_title(f"central slices, {box * pixel_size:.0f} Å across")
 
 
-def _say(axes: Axes, text: str) -> None:
+def say(axes: Axes, text: str) -> None:
     """Put words where a curve would stand."""
     axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _resolution_axis(axes: Axes, length: float, shells: int) -> None:
+def resolution_axis(axes: Axes, length: float, shells: int) -> None:
+    """Label an axis of shells in angstrom; `length` is the side of the box, angstrom."""
     ticks = [s for s in np.linspace(0, shells - 1, 6).round() if s > 0]
     axes.set_xticks(ticks, [f"{length / s:.1f}" for s in ticks])
     axes.set_xlim(0, shells - 1)
     axes.set_xlabel("resolution (Å)")
 
 
-def _fsc(axes: Axes, result: Reconstruction, box: int) -> None:
-    axes.set_title("half-map FSC")
+def _fsc(axes: Axes, result: Reconstruction) -> None:
+    from fastcryo.plots_fsc import draw_curves
+
     if result.curves is None:
-        _say(axes, "one half only")
-        return
-    curves = result.curves
-    for label in ("unmasked", "masked", "randomised", "corrected"):
-        values = getattr(curves, label)
-        if values is not None:
-            axes.plot(values, label=label, lw=1.4)
-    axes.axhline(0.143, color="0.5", lw=0.8, ls="--")
-    axes.axhline(0, color="0.8", lw=0.8)
-    axes.set_ylim(-0.1, 1.02)
-    _resolution_axis(axes, box * result.pixel_size, len(curves.unmasked))
-    axes.legend(frameon=False)
+        axes.set_title("half-map FSC")
+        say(axes, "one half only")
+    else:
+        draw_curves(axes, result.curves, result.pixel_size)
 
 
 def _loss(axes: Axes, result: Reconstruction) -> None:
@@ -132,15 +126,15 @@ def _steps(axes: Axes, result: Reconstruction) -> None:
         if s.history.get("step")
     }
     if not steps:
-        _say(axes, "no steps")
+        say(axes, "no steps")
         return
     everything = np.concatenate(list(steps.values()))
     positive = everything[everything > 0]
     if len(positive) == 0:
-        _say(axes, "all steps were refused")
+        say(axes, "all steps were refused")
         return
     if positive.min() == everything.max():
-        _say(axes, f"constant, {positive[0]:.3g}")
+        say(axes, f"constant, {positive[0]:.3g}")
         return
     edges = np.geomspace(positive.min() * 0.9, positive.max() * 1.1, 31)
     axes.hist(list(steps.values()), bins=edges, label=list(steps), stacked=True)
@@ -168,12 +162,12 @@ def _by_shell(axes: Axes, result: Reconstruction, box: int, field: str, title: s
         constant = next(iter(result.solutions.values()))
         values = getattr(constant, field)
         text = "none" if values is None else f"constant, {values:.3g}"
-        _say(axes, text)
+        say(axes, text)
         return
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.set_ylim(low / 2, high * 2)
-    _resolution_axis(axes, box * result.pixel_size, shells)
+    resolution_axis(axes, box * result.pixel_size, shells)
     axes.legend(frameon=False)
 
 

@@ -71,6 +71,28 @@ def regularizations(
     }
 
 
+def shell_weights(
+    problem: KnownPoseProblem, operator: NormalOperator | None = None
+) -> NDArray[np.float64]:
+    """Return least, mean and greatest J = diag H by shell, shape (3, R + 1).
+
+    Parameters
+    ----------
+    problem : KnownPoseProblem
+        Without lambda.
+    operator : NormalOperator, optional
+        Of the problem, if it is assembled.
+    """
+    grid = problem.grid
+    diagonal = problem.hessian_diagonal() if operator is None else operator.diagonal()
+    shells = grid.shells()
+    inside = grid.ball()
+    least, greatest = np.full(grid.radius + 1, np.inf), np.zeros(grid.radius + 1)
+    np.minimum.at(least, shells[inside], diagonal[inside])
+    np.maximum.at(greatest, shells[inside], diagonal[inside])
+    return np.stack([least, grid.shell_means(diagonal), greatest])
+
+
 def gaps(problem: KnownPoseProblem, settings: Settings) -> list[str]:
     """Say which voxels nothing determines: no image sees them, and lambda is 0."""
     if settings.regularization != 0:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcryo import plots
 from fastcryo.assembled import assemble_all
 from fastcryo.errors import InputError
-from fastcryo.fsc import half_map_curves, resolution_at
-from fastcryo.io.fsc_files import write_fsc_star, write_fsc_xml
-from fastcryo.io.mrc import write_map
+from fastcryo.finish import Run, finish
+from fastcryo.masks import AUTO, mask_for
 from fastcryo.noise import estimate_noise_std
 from fastcryo.particles import Particles
 from fastcryo.prepared import read_header
-from fastcryo.prior import gaps, regularizations
+from fastcryo.prior import gaps, regularizations, shell_weights
 from fastcryo.problem import KnownPoseProblem
-from fastcryo.record import write_history
 from fastcryo.reporting import Report, silent
 from fastcryo.results import Reconstruction
-from fastcryo.run_folder import fingerprint, map_name, open_folder
+from fastcryo.run_folder import fingerprint, open_folder
 from fastcryo.settings import Settings
 from fastcryo.solve_map import solve
 
@@ -32,7 +30,7 @@ def reconstruct(
     folder: str | os.PathLike,
     settings: Settings | None = None,
     *,
-    mask: NDArray | None = None,
+    mask: str | os.PathLike | NDArray | None = None,
     prepared: str | os.PathLike | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -42,16 +40,18 @@ def reconstruct(
     """Reconstruct half-maps and the map of all particles, and write everything to a folder.
 
     Files: ``run_half1_class001_unfil.mrc``, ``run_half2_class001_unfil.mrc``,
-    ``run_class001.mrc``, ``run_fsc.star``, ``run_fsc.xml``, ``run_history.json``,
-    ``run_report.png``; ``checkpoint_*.npz`` while the run lasts.
+    ``run_class001.mrc``, ``run_class001_sharp.mrc``, ``run_fsc.star``, ``run_fsc.xml``,
+    ``run_fsc.png``, ``run_history.json``, ``run_report.png``; ``run_mask.mrc`` with a mask;
+    ``checkpoint_*.npz`` while the run lasts.
 
     Parameters
     ----------
     particles : Particles
     folder : path
     settings : Settings, optional
-    mask : ndarray, optional
-        For the FSC, same box as the maps, values 0 to 1.
+    mask : str, path or ndarray, optional
+        For the FSC: "auto" (from the map), "sphere" or "sphere:RADIUS" in angstrom, a file, or
+        values 0 to 1 in the box of the maps.
     prepared : path, optional
         Folder that keeps the prepared images on disk, for this run and later ones; see
         `fastcryo.problem.KnownPoseProblem.from_particles`.
@@ -96,8 +96,11 @@ def reconstruct(
             )
     folder = open_folder(folder, resume, overwrite)
     identity = fingerprint(particles, settings)
+    if not (isinstance(mask, str) and mask == AUTO):
+        box = settings.box or particles.box
+        mask = mask_for(mask, box, particles.pixel_size * particles.box / box)
 
-    problem = prepare(particles, settings, report, prepared, overwrite)
+    problem, noise = prepare(particles, settings, report, prepared, overwrite)
     halves = [problem.select(members) for members in half_sets]
     operators, notes = {}, []
     if settings.assembles:
@@ -111,7 +114,8 @@ def reconstruct(
     solutions = {}
     for number, (name, job) in enumerate(jobs.items()):
         operator = operators.pop(name, None)
-        solutions[name] = solve(
+        weights = shell_weights(job, operator)
+        solution = solve(
             name,
             job.with_regularization(priors[name]),
             settings,
@@ -122,30 +126,12 @@ def reconstruct(
             seed=[settings.seed, number],
             report=report,
         )
+        solutions[name] = replace(solution, weights=weights)
 
     notes += [s.note for s in solutions.values() if s.note]
     report("writing", 0, 1, "")
-    pixel_size = problem.grid_pixel_size
-    curves = resolution = None
-    if settings.subset:
-        shown = problem.to_map(solutions["full"].volume)
-        write_map(folder / map_name(f"half{settings.subset}"), shown, pixel_size)
-    else:
-        maps = {name: problem.to_map(s.volume) for name, s in solutions.items()}
-        for name, shown in maps.items():
-            write_map(folder / map_name(name), shown, pixel_size)
-        shown = maps["full"]
-        curves = half_map_curves(maps["half1"], maps["half2"], mask, seed=settings.seed)
-        resolution = resolution_at(curves.best, 0.143, pixel_size, problem.grid.box)
-        names = [map_name("half1"), map_name("half2")]
-        write_fsc_star(folder / "run_fsc.star", curves, pixel_size, resolution, names, command)
-        write_fsc_xml(folder / "run_fsc.xml", curves, pixel_size)
-    seconds = time.perf_counter() - began
-    result = Reconstruction(
-        folder, solutions, curves, resolution, pixel_size, seconds, tuple(notes)
-    )
-    write_history(folder / "run_history.json", result, particles, settings, command, prepared)
-    plots.save_report(folder / "run_report.png", result, shown)
+    run = Run(folder, particles, settings, mask, noise, command, prepared, began)
+    result = finish(run, problem, solutions, notes)
     for name in jobs:
         (folder / f"checkpoint_{name}.npz").unlink(missing_ok=True)
     report("writing", 1, 1, "")
@@ -158,9 +144,17 @@ def prepare(
     report: Report,
     prepared: str | os.PathLike | None = None,
     overwrite: bool = False,
-) -> KnownPoseProblem:
-    """Estimate the noise, read all images and pack what the objective needs."""
-    sigma = 1.0
+) -> tuple[KnownPoseProblem, NDArray | None]:
+    """Estimate the noise, read all images and pack what the objective needs.
+
+    Returns
+    -------
+    problem : KnownPoseProblem
+        Without lambda.
+    noise : ndarray, shape (box // 2,), or None
+        sigma by shell; None for 1.
+    """
+    sigma = None
     if settings.noise == "estimated":
         # All shells up to Nyquist, so that any radius finds its own.
         sigma = estimate_noise_std(
@@ -172,7 +166,7 @@ def prepare(
         particles,
         box=settings.box,
         resolution=settings.maxres,
-        noise_std=sigma,
+        noise_std=1.0 if sigma is None else sigma,
         regularization=0.0,
         symmetry=settings.symmetry,
         interpolation=settings.interpolation,
@@ -186,4 +180,4 @@ def prepare(
         error = max(read_header(prepared)["relative_rms_error"].values())
         detail = f"{settings.prepared_type}, relative error {error:.1e}"
         report("reading images", len(particles), len(particles), detail)
-    return problem
+    return problem, sigma

@@ -12,6 +12,7 @@ import numpy as np
 from fastcryo._version import __version__
 from fastcryo.io.atomic import replacing
 from fastcryo.particles import Particles
+from fastcryo.postprocess import Postprocessed
 from fastcryo.prepared import read_header
 from fastcryo.results import Reconstruction
 from fastcryo.settings import Settings
@@ -47,8 +48,10 @@ def write_history(
             "relative_rms_error": read_header(prepared)["relative_rms_error"],
         },
         "notes": [*particles.notes, *result.notes],
+        "warnings": list(result.warnings),
         "resolution": result.resolution if np.isfinite(result.resolution or 0) else None,
         "fsc": curves,
+        "postprocess": postprocessed(result.after),
         "seconds": result.seconds,
         "maps": {
             name: {
@@ -56,6 +59,7 @@ def write_history(
                 "preconditioner_by_shell": None
                 if s.preconditioner is None
                 else s.preconditioner.tolist(),
+                "signal_kept_by_prior": None if s.kept is None else s.kept.tolist(),
                 **s.history,
             }
             for name, s in result.solutions.items()
@@ -63,3 +67,26 @@ def write_history(
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def postprocessed(after: Postprocessed | None) -> dict | None:
+    """Return the numbers of what followed the half-maps, for JSON."""
+    if after is None:
+        return None
+    directional, guinier = after.directional, after.guinier
+    resolved = np.isfinite(directional.resolution)
+    return {
+        "resolution_at_0.5": finite_or_none(after.resolution_half),
+        "mask_share_of_box": None if after.mask is None else float(after.mask.mean()),
+        "b_factor": guinier.b_factor,
+        "b_factor_fitted": guinier.fitted,
+        "conical_fsc_area_ratio": directional.area_ratio,
+        "directions_unresolved": float(1 - resolved.mean()),
+        "best_direction": finite_or_none(directional.resolution.min()),
+        "worst_direction": finite_or_none(directional.resolution.max()),
+    }
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a number that JSON can hold."""
+    return float(value) if np.isfinite(value) else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.fsc import FSCCurves
+from fastcryo.postprocess import Postprocessed
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,8 @@ class Solution:
         Mean of the diagonal by shell.
     note : str
         What went wrong, if anything did.
+    weights : ndarray, shape (3, R + 1), or None
+        Least, mean and greatest J = diag H by shell, without lambda.
     """
 
     name: str
@@ -35,6 +39,18 @@ class Solution:
     history: dict
     preconditioner: NDArray | None
     note: str = ""
+    weights: NDArray | None = None
+
+    @property
+    def kept(self) -> NDArray | None:
+        """Share of the signal that a prior by shell leaves in the map: J / (J + lambda).
+
+        None for a constant lambda, which is no model of the signal.
+        """
+        if np.ndim(self.regularization) == 0 or self.weights is None:
+            return None
+        total = self.weights[1] + np.asarray(self.regularization)
+        return np.divide(self.weights[1], total, out=np.zeros(len(total)), where=total > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,21 +61,31 @@ class Reconstruction:
     ----------
     folder : Path
     solutions : dict of Solution
-    curves : FSCCurves or None
-        None where only one half was wanted.
-    resolution : float or None
-        angstrom, at FSC = 0.143; infinity if the half-maps do not correlate at all.
+    after : Postprocessed or None
+        FSC, resolution, sharpened map; None where only one half was wanted.
     pixel_size : float
         Of the maps, angstrom.
     seconds : float
     notes : tuple of str
-        What a user should know of the result.
+        What was done otherwise than asked for, or did not converge.
+    warnings : tuple of str
+        What gives reason to doubt the data or the map.
     """
 
     folder: Path
     solutions: dict[str, Solution]
-    curves: FSCCurves | None
-    resolution: float | None
+    after: Postprocessed | None
     pixel_size: float
     seconds: float
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def curves(self) -> FSCCurves | None:
+        """Correlation of the half-maps."""
+        return self.after and self.after.curves
+
+    @property
+    def resolution(self) -> float | None:
+        """angstrom, at FSC = 0.143; infinity if the half-maps do not correlate at all."""
+        return self.after and self.after.resolution

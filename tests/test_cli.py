@@ -21,11 +21,14 @@ from fastcryo.io.mrc import read_map, write_stack
 BOX, COUNT = 32, 240
 OUTPUTS = {
     "run_class001.mrc",
+    "run_class001_sharp.mrc",
     "run_half1_class001_unfil.mrc",
     "run_half2_class001_unfil.mrc",
     "run_fsc.star",
     "run_fsc.xml",
+    "run_fsc.png",
     "run_history.json",
+    "run_report.html",
     "run_report.png",
 }
 

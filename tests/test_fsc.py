@@ -12,9 +12,9 @@ from fastcryo.fsc import (
     fsc,
     half_map_curves,
     resolution_at,
-    soft_spherical_mask,
 )
 from fastcryo.io.fsc_files import read_fsc_table, write_fsc_star, write_fsc_xml
+from fastcryo.masks import soft_spherical_mask
 
 
 def noise(box, seed=0):

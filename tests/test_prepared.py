@@ -368,7 +368,7 @@ def test_reconstruct_gives_the_same_maps_from_disk(simulated, tmp_path, capsys):
         maps[name] = {p.name: p.read_bytes() for p in sorted(out.glob("*.mrc"))}
         histories[name] = json.loads((out / "run_history.json").read_text())
     assert "int16, relative error" in capsys.readouterr().out
-    assert len(maps["memory"]) == 3
+    assert len(maps["memory"]) == 4
     assert maps["memory"] == maps["written"] == maps["opened"] != maps["int16"]
     assert histories["memory"]["prepared"] is None
     assert histories["opened"]["prepared"]["folder"] == f"{tmp_path}/set"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
-from fastcryo import assembled, reconstruct, solve_map
+from fastcryo import assembled, finish, postprocess_files, solve_map
 from fastcryo.assembled import assemble_all, operator_memory
 from fastcryo.cli import main, reconstruct_settings
 from fastcryo.io.mrc import read_map
@@ -20,7 +20,13 @@ from . import naive
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     """Small problems: waking a second thread costs more than it brings, and so do pictures."""
-    monkeypatch.setattr(reconstruct.plots, "save_report", lambda *arguments: None)
+    drawn = (
+        (finish.plots, "save_report"),
+        (finish, "save_html_report"),
+        (postprocess_files, "save_fsc_figure"),
+    )
+    for module, name in drawn:
+        monkeypatch.setattr(module, name, lambda *arguments: None)
     with use_threads(1):
         yield
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fastcryo._version import __version__
 from fastcryo.errors import InputError
 from fastcryo.fsc import FSCCurves
+from fastcryo.guinier import GuinierPlot
 from fastcryo.io.atomic import replacing
 from fastcryo.io.star import Table, read_star
 
@@ -28,6 +29,7 @@ COLUMNS = {
 }
 TABLES = ("fsc", "model_class_1", "external_reconstruct_tau2")
 NO_RESOLUTION = 999.0
+NO_LOGARITHM = -99.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +60,11 @@ def write_fsc_star(
     half_maps: Sequence[str] = (),
     command: str = "",
     mask: str = "",
+    guinier: GuinierPlot | None = None,
 ) -> None:
-    """Write the table that RELION's postprocess writes: ``data_general`` and ``data_fsc``.
+    """Write the tables that RELION's postprocess writes.
+
+    ``data_general``, ``data_fsc`` and, with a Guinier plot, ``data_guinier``.
 
     Parameters
     ----------
@@ -75,6 +80,7 @@ def write_fsc_star(
         Command line, for the first lines of the file.
     mask : str
         Name of the mask.
+    guinier : GuinierPlot, optional
 
     Raises
     ------
@@ -92,6 +98,8 @@ def write_fsc_star(
         general.set_pair("_rlnMaskName", cif.quote(mask))
     if curves.randomised is not None:
         general.set_pair("_rlnRandomiseFrom", f"{1 / frequencies[curves.randomised_from]:.6f}")
+    if guinier is not None:
+        _general_guinier(general, guinier)
     shown = {
         "rlnSpectralIndex": [f"{shell:d}" for shell in range(len(frequencies))],
         "rlnResolution": [f"{f:.6f}" for f in frequencies],
@@ -101,13 +109,42 @@ def write_fsc_star(
         values = getattr(curves, "best" if name == "corrected" else name, None)
         if values is not None:
             shown[column] = [f"{v:.6f}" for v in values]
-    loop = document.add_new_block("fsc").init_loop("_", list(shown))
-    loop.set_all_values(list(shown.values()))
+    _add_loop(document, "fsc", shown)
+    if guinier is not None:
+        _add_loop(document, "guinier", _guinier_columns(guinier, frequencies))
     options = cif.WriteOptions()
     options.align_pairs, options.align_loops = 40, 30
     heading = f"# fastcryo {__version__}\n" + "".join(f"# {c}\n" for c in command.splitlines())
     with replacing(path) as temporary:
         temporary.write_text(f"{heading}\n{document.as_string(options)}")
+
+
+def _add_loop(document: cif.Document, name: str, columns: dict[str, list[str]]) -> None:
+    loop = document.add_new_block(name).init_loop("_", list(columns))
+    loop.set_all_values(list(columns.values()))
+
+
+def _general_guinier(general: cif.Block, guinier: GuinierPlot) -> None:
+    # RELION's B multiplies by exp(-B s^2 / 4): it sharpens where it is negative.
+    general.set_pair("_rlnBfactorUsedForSharpening", f"{-guinier.b_factor:.6f}")
+    if guinier.fitted:
+        general.set_pair("_rlnFittedSlopeGuinierPlot", f"{-guinier.b_factor / 4:.6f}")
+        general.set_pair("_rlnFittedInterceptGuinierPlot", f"{guinier.intercept:.6f}")
+        general.set_pair("_rlnCorrelationFitGuinierPlot", f"{guinier.correlation:.6f}")
+
+
+def _guinier_columns(guinier: GuinierPlot, frequencies: NDArray) -> dict[str, list[str]]:
+    def logs(values: NDArray) -> list[str]:
+        return [f"{v:.6f}" if np.isfinite(v) else f"{NO_LOGARITHM:.6f}" for v in values]
+
+    return {
+        "rlnResolutionSquared": [f"{f * f:.6f}" for f in frequencies],
+        "rlnLogAmplitudesOriginal": logs(guinier.original),
+        "rlnLogAmplitudesWeighted": logs(guinier.weighted),
+        "rlnLogAmplitudesSharpened": logs(
+            guinier.weighted + guinier.b_factor / 4 * guinier.squared
+        ),
+    }
 
 
 def write_fsc_xml(

@@ -1,0 +1,141 @@
+"""Pictures of the data behind a map: projections, views on the sphere, noise, weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastcryo.coverage import spread_directions
+from fastcryo.plots import new_figure, resolution_axis, say
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from fastcryo.results import Solution
+
+# Views are counted about this many directions of the half-sphere, a few degrees apart.
+DIRECTIONS = 1200
+VIEWS_AT_ONCE = 4096
+
+
+def data_figure(
+    shown: NDArray,
+    pixel_size: float,
+    rotations: NDArray[np.float64],
+    noise: NDArray | None,
+    image_length: float,
+    solution: Solution,
+) -> Figure:
+    """Return a figure of projections, views, noise by shell and weights by shell.
+
+    Parameters
+    ----------
+    shown : ndarray, shape (N, N, N)
+        The map.
+    pixel_size : float
+        Of the map, angstrom.
+    rotations : ndarray, shape (n, 3, 3)
+        A of all views.
+    noise : ndarray or None
+        sigma by shell, or by group and shell; None for 1.
+    image_length : float
+        Side of the images, angstrom.
+    solution : Solution
+        Of the map, with its weights.
+    """
+    figure = new_figure(14, 8)
+    axes = figure.subplot_mosaic([["projections"] * 3, ["views", "noise", "weights"]])
+    _projections(axes["projections"], shown, pixel_size)
+    _views(axes["views"], rotations)
+    _noise(axes["noise"], noise, image_length)
+    _weights(axes["weights"], solution, len(shown) * pixel_size)
+    return figure
+
+
+def _projections(axes: Axes, volume: NDArray, pixel_size: float) -> None:
+    sums = [volume.sum(axis=axis) for axis in range(3)]
+    low, high = np.percentile(sums, [0.5, 99.8])
+    axes.imshow(np.concatenate(sums, axis=1), cmap="gray", vmin=low, vmax=high, origin="lower")
+    box = len(volume)
+    axes.set_xticks([box * (i + 0.5) for i in range(3)], ["along z", "along y", "along x"])
+    axes.set_yticks([])
+    axes.set_title(f"projections of the map, {box * pixel_size:.0f} Å across")
+
+
+def view_density(rotations: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+    """Count views about directions of the half-sphere; a view and its opposite are one.
+
+    Returns
+    -------
+    directions : ndarray, shape (d, 3)
+    density : ndarray, shape (d,)
+        Views whose nearest direction it is, over what even views would give.
+    """
+    directions = spread_directions(DIRECTIONS)
+    counts = np.zeros(DIRECTIONS)
+    views = rotations[:, 2]
+    for start in range(0, len(views), VIEWS_AT_ONCE):
+        nearest = np.abs(views[start : start + VIEWS_AT_ONCE] @ directions.T).argmax(axis=1)
+        counts += np.bincount(nearest, minlength=DIRECTIONS)
+    return directions, counts * DIRECTIONS / len(views)
+
+
+def _views(axes: Axes, rotations: NDArray[np.float64]) -> None:
+    directions, density = view_density(rotations)
+    x, y, z = directions.T
+    stretch = np.sqrt(2 / (1 + z))
+    seen = density > 0
+    axes.scatter(x[~seen] * stretch[~seen], y[~seen] * stretch[~seen], s=26, color="0.93")
+    points = axes.scatter(
+        x[seen] * stretch[seen],
+        y[seen] * stretch[seen],
+        c=density[seen],
+        vmin=0,
+        vmax=max(float(np.quantile(density[seen], 0.99)), 2.0),
+        cmap="viridis",
+        s=26,
+        edgecolors="none",
+    )
+    axes.figure.colorbar(points, ax=axes, shrink=0.8)
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title("views on the half-sphere (1: as if even)")
+    axes.set_xlabel("x (z towards the eye, rim: equator; equal areas)")
+    axes.set_ylabel("y")
+
+
+def _noise(axes: Axes, noise: NDArray | None, image_length: float) -> None:
+    axes.set_title("noise σ of an image's DFT")
+    if noise is None:
+        say(axes, "σ = 1 (--noise unit)")
+        return
+    curves = np.atleast_2d(noise)
+    for number, curve in enumerate(curves, 1):
+        axes.plot(curve, lw=1.2, label=f"group {number}" if len(curves) > 1 else None)
+    axes.set_yscale("log")
+    resolution_axis(axes, image_length, curves.shape[1])
+    if 1 < len(curves) <= 8:
+        axes.legend(frameon=False)
+
+
+def _weights(axes: Axes, solution: Solution, length: float) -> None:
+    axes.set_title("data J = diag H, and prior λ")
+    if solution.weights is None:
+        say(axes, "not measured")
+        return
+    least, mean, greatest = solution.weights
+    shells = np.arange(len(mean))
+    seen = np.where(least > 0, least, np.nan)
+    floor = np.where(np.isfinite(seen), seen, mean / 1e3)
+    axes.fill_between(shells, floor, greatest, alpha=0.25, label="least to greatest J")
+    axes.plot(shells, mean, label="mean J")
+    prior = np.broadcast_to(np.asarray(solution.regularization, dtype=float), shells.shape)
+    if (prior > 0).any():
+        axes.plot(shells, np.where(prior > 0, prior, np.nan), "k--", lw=1, label="λ")
+    axes.set_yscale("log")
+    resolution_axis(axes, length, len(shells))
+    axes.legend(frameon=False)
