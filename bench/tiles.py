@@ -51,7 +51,11 @@ def make_runs(box, count):
                 box,
                 np.float32(2.0**-24),
                 1,
-                np.zeros((len(tiles), 3)),
+                np.float32(1 / count),
+                np.full(1, 1e-8, np.float32),
+                True,
+                count,
+                np.zeros((len(tiles) + grid.shape[0], 4)),
             )
             runs[code, shape] = lambda kernel=kernel, arguments=arguments: kernel(*arguments)
     return runs, count * samples
@@ -77,7 +81,7 @@ def main():
     print("| code | tile (z x y) | " + " | ".join(f"N = {box}" for box in boxes) + " |")
     print("|---|---|" + "---|" * len(boxes))
     for (code, shape), values in table.items():
-        print(f"| {code} | {shape} | " + " | ".join(f"{v:.0f}" for v in values) + " |")
+        print(f"| {code} | {shape} | " + " | ".join(f"{v:.1f}" for v in values) + " |")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ def prepare(shared: SharedProblem) -> Prepared:
     )
     operator = problem.operator
     volume = problem.grid.from_real(shared.volume)
+    # Memory for results is got once and used again, as FINUFFT's is and a loop of steps would.
     samples = operator.forward(volume, shared.rotations)
+    sliced, out = np.empty_like(samples), np.empty_like(volume)
 
     def on_threads(function):
         def call():
@@ -32,9 +34,9 @@ def prepare(shared: SharedProblem) -> Prepared:
 
     return Prepared(
         {
-            "forward": on_threads(lambda: operator.forward(volume, shared.rotations)),
-            "adjoint": on_threads(lambda: operator.adjoint(samples, shared.rotations)),
-            "gradient": on_threads(lambda: problem.loss_and_gradient(volume)),
+            "forward": on_threads(lambda: operator.forward(volume, shared.rotations, sliced)),
+            "adjoint": on_threads(lambda: operator.adjoint(samples, shared.rotations, out)),
+            "gradient": on_threads(lambda: problem.loss_and_gradient(volume, out=out)),
         },
         checked,
         operator.samples,

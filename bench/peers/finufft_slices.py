@@ -30,13 +30,15 @@ def prepare(shared: SharedProblem) -> Prepared:
     to_slices = finufft.Plan(2, volume.shape, isign=-1, **options)
     to_volume = finufft.Plan(1, volume.shape, isign=1, **options)
 
+    sliced, summed = np.empty_like(data), np.empty_like(volume)
+
     def forward():
         to_slices.setpts(z, y, x)
-        return to_slices.execute(volume)
+        return to_slices.execute(volume, out=sliced)
 
     def adjoint(samples):
         to_volume.setpts(z, y, x)
-        return to_volume.execute(samples)
+        return to_volume.execute(samples, out=summed)
 
     def gradient():
         residual = forward()
