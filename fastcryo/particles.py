@@ -78,7 +78,7 @@ def read_particles(
         particles = read_relion(path, pixel_size)
     roots = _roots(path, image_root)
     stacks = _locate(particles, roots, image_root is not None)
-    particles = dataclasses.replace(particles, stacks=stacks)
+    particles = _whole_files(dataclasses.replace(particles, stacks=stacks))
     particles = dataclasses.replace(
         particles,
         box=_box_of_stacks(stacks) if particles.box is None else particles.box,
@@ -178,6 +178,22 @@ def _locate(particles: Particles, roots: Sequence[Path], root_given: bool) -> tu
             )
         found[stack] = name
     return tuple(found)
+
+
+def _whole_files(particles: Particles) -> Particles:
+    """Give numbers to images named without one: their files must hold one image each."""
+    unnumbered = particles.slice < 0
+    for stack in np.unique(particles.stack[unnumbered]):
+        path = particles.stacks[stack]
+        rows = np.flatnonzero(particles.stack == stack)
+        if path.is_file() and open_stack(path).count == 1:
+            continue
+        if path.is_file() or len(rows) > 1:
+            raise InputError(
+                f"{particles.source}: row {particles.row[rows[0]] + 1} names {path} without the "
+                "number of an image, and it holds several (000001@stack.mrcs is needed)"
+            )
+    return dataclasses.replace(particles, slice=np.where(unnumbered, 0, particles.slice))
 
 
 def _box_of_stacks(stacks: Sequence[Path]) -> int | None:

@@ -37,6 +37,9 @@ SHIFTS = (("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY"))
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 LENS = ("rlnVoltage", "rlnSphericalAberration")
 TOMOGRAPHY = ("rlnTomoName", "rlnTomoParticleName", "rlnOriginZAngst", "rlnOriginZ")
+# The number of an image whose name has none: it has to be the only one of its file.
+WHOLE_FILE = "0"
+LARGEST_STACK = 2**31
 ASSUMED_AMPLITUDE_CONTRAST = 0.1
 
 
@@ -175,7 +178,10 @@ def _images(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[P
     names = table.strings("rlnImageName")
     parts = [name.partition("@") for name in names]
     for row, (number, _, stack) in enumerate(parts):
-        if not (number.isdecimal() and stack) or int(number) == 0:
+        numbered = number.isascii() and number.isdecimal() and stack
+        if "@" not in names[row] and number:
+            parts[row] = (WHOLE_FILE, "@", number)
+        elif not numbered or not 0 < int(number) <= LARGEST_STACK:
             raise InputError(
                 f"{table.path}: rlnImageName of row {row + 1} is {names[row]!r}, a number from 1 "
                 "and a stack are needed (000001@stack.mrcs)"
