@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
 from fastcryo.io.atomic import replacing
+from fastcryo.io.patience import patiently
 from fastcryo.io.star_text import (
     MARKED,
+    UTF16_MARKS,
     StarSyntaxError,
     blocks_by_lines,
     plain_text,
@@ -25,6 +27,7 @@ from fastcryo.io.star_text import (
 )
 
 LONGEST_LISTING = 8
+LARGEST_INTEGER = 2**53
 RELION_VERSION = "# version 30001\n\n"
 
 
@@ -82,7 +85,7 @@ class Table:
     def integers(self, column: str) -> NDArray[np.int64]:
         """Return a column of whole numbers; raises `InputError` as `numbers` does."""
         values = self.numbers(column)
-        bad = np.flatnonzero(values != np.rint(values))
+        bad = np.flatnonzero((values != np.rint(values)) | (np.abs(values) > LARGEST_INTEGER))
         if len(bad):
             raise InputError(
                 f"{self.path}: {column} in row {bad[0] + 1} of data_{self.name} is "
@@ -120,9 +123,11 @@ def read_star(path: str | os.PathLike) -> dict[str, Table]:
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
+        raw = patiently(path, path.read_bytes)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if b"\0" in raw and not raw.startswith(UTF16_MARKS):
+        raise InputError(f"{path}: not a valid STAR file (a binary file)")
     text = plain_text(raw)
     try:
         document = cif.read_string(text)

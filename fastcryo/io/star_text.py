@@ -11,10 +11,10 @@ import re
 from gemmi import cif
 
 # Bytes beyond ASCII are marked, as ~E9~, while gemmi has them.
-NOT_ASCII = re.compile(rb"[\x80-\xff]")
+MARKS = {byte: f"~{byte:02X}~" for byte in range(0x80, 0x100)}
 MARKED = re.compile(r"~([89A-F][0-9A-F])~")
 MARKED_RUN = re.compile(r"(?:~[89A-F][0-9A-F]~)+")
-BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 UTF8_MARK = b"\xef\xbb\xbf"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 WORD = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
@@ -31,15 +31,12 @@ class StarSyntaxError(ValueError):
 
 def plain_text(raw: bytes) -> str:
     """Return the text of a file in ASCII, with line feeds; other bytes are marked."""
-    encoding = BYTE_ORDER_MARKS.get(raw[:2])
-    if encoding is not None:
-        raw = raw.decode(encoding, errors="replace").encode()
+    if raw.startswith(UTF16_MARKS):
+        raw = raw.decode("utf-16", errors="replace").encode()
     raw = raw.removeprefix(UTF8_MARK)
     if b"\r" in raw:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if not raw.isascii():
-        raw = NOT_ASCII.sub(lambda found: b"~%02X~" % found[0][0], raw)
-    return raw.decode("ascii")
+    return raw.decode("latin-1").translate(MARKS)
 
 
 def unmarked(text: str) -> str:
