@@ -100,6 +100,39 @@ def run_info(arguments: argparse.Namespace) -> None:
             temporary.write_text(info.as_json())
 
 
+def run_select(arguments: argparse.Namespace) -> None:
+    """Run ``fastcryo select``."""
+    import numpy as np
+
+    from fastcryo import console
+    from fastcryo.io.relion import write_subset
+    from fastcryo.selection import noted, with_usable_images
+
+    out = Path(arguments.out)
+    if out.suffix != ".star":
+        raise InputError(f"{out}: a STAR file is written, give a name that ends in .star")
+    if out.exists() and not arguments.overwrite:
+        raise InputError(f"{out}: exists, choose another --out or add --overwrite")
+    output = console.new_console()
+    particles = _read(arguments, need_images=False)
+    if arguments.subset:
+        kept = particles.select(np.flatnonzero(particles.half == arguments.subset))
+        if len(kept) == 0:
+            raise InputError(
+                f"{particles.source}: no particle has rlnRandomSubset {arguments.subset}"
+            )
+        reason = (len(particles) - len(kept), f"by --subset {arguments.subset}")
+        particles = noted(particles, kept, [reason])
+    if arguments.check_images:
+        with console.progress_report(output) as report:
+            particles = with_usable_images(
+                particles, lambda done, total: report("reading images", done, total, "")
+            )
+    console.print_particles(output, particles)
+    write_subset(out, particles)
+    output.print(f"written: {out}, {len(particles)} particles", markup=False)
+
+
 def run_condition(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo condition``."""
     from dataclasses import replace
@@ -233,20 +266,32 @@ def _particles_path(arguments: argparse.Namespace) -> str:
 def _read(arguments: argparse.Namespace, need_images: bool = True):
     from fastcryo.particles import read_particles
 
-    return read_particles(
+    chosen = arguments.select is not None or arguments.limit is not None
+    particles = read_particles(
         _particles_path(arguments),
         image_root=arguments.image_root,
         passthrough=arguments.passthrough,
         pixel_size=arguments.angpix,
-        need_images=need_images,
+        need_images=need_images and not chosen,
         mixed_sizes=arguments.mixed_sizes,
     )
+    if not chosen:
+        return particles
+    from fastcryo.particles import image_problems
+    from fastcryo.selection import choose
+
+    particles = choose(particles, arguments.select, arguments.limit, arguments.passthrough)
+    problems = image_problems(particles) if need_images else ()
+    if problems:
+        raise InputError(problems[0])
+    return particles
 
 
 COMMANDS = {
     "demo": run_demo,
     "simulate": run_simulate,
     "info": run_info,
+    "select": run_select,
     "condition": run_condition,
     "reconstruct": run_reconstruct,
     "fsc": run_fsc,

@@ -111,9 +111,7 @@ def read_cryosparc(
     InputError
         Anything missing, inconsistent or not supported; see `fastcryo.read_particles`.
     """
-    fields = _load(path)
-    if passthrough is not None:
-        fields = _join(path, fields, Path(passthrough))
+    fields = read_fields(path, passthrough)
     _require(path, fields, POSE, "particles with 3D poses are needed")
     count = len(fields[POSE[0]])
     if count == 0:
@@ -141,6 +139,12 @@ def read_cryosparc(
         source=path,
         notes=tuple(notes),
     )
+
+
+def read_fields(path: Path, passthrough: str | os.PathLike | None = None) -> Fields:
+    """Return the columns of a .cs file, joined with those of its passthrough file."""
+    fields = _load(path)
+    return fields if passthrough is None else _join(path, fields, Path(passthrough))
 
 
 def _load(path: Path) -> Fields:
