@@ -29,6 +29,8 @@ OUTPUTS = {
     "run_fsc.png",
     "run_history.json",
     "run_report.html",
+    "run.log",
+    "progress.jsonl",
     "run_report.png",
 }
 
@@ -368,7 +370,7 @@ def test_a_full_disk_removes_the_half_written_file(data, tmp_path):
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert "cannot be written" in line
-    assert [p.name for p in out.iterdir()] == []
+    assert {p.name for p in out.iterdir()} == {"run.log", "progress.jsonl"}
 
 
 def test_info_fsc_and_dry_run(data, tmp_path, capsys):
