@@ -180,13 +180,11 @@ def test_a_disk_that_fills_later_leaves_the_checkpoint_to_resume_from(star, tmp_
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     options = ["--solver", "sgd", "--epochs", "3"]
     assert run(star, whole, *options) == (0, [])
-    # The checkpoint of half 1 fits, a map does not.
-    map_bytes = (whole / "run_class001.mrc").stat().st_size
-    status, said = run(star, broken, *options, preexec_fn=limited(map_bytes - 1))
-    assert status == 2, said
-    assert "cannot be written" in said[0]
-    assert not list(broken.glob("*.mrc"))
-    assert (broken / "checkpoint_half1.npz").exists()
+    # Checkpoints and maps fit, pictures do not.
+    status, said = run(star, broken, *options, preexec_fn=limited(100_000))
+    assert (status, len(said)) == (2, 1)
+    assert "run_fsc.png: cannot be written" in said[0]
+    assert (broken / "checkpoint_full.npz").exists()
     assert run(star, broken, *options, "--resume") == (0, [])
     np.testing.assert_array_equal(
         read_map(whole / "run_class001.mrc")[0], read_map(broken / "run_class001.mrc")[0]

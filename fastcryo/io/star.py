@@ -157,7 +157,7 @@ def write_star(path: str | os.PathLike, tables: Mapping[str, Mapping[str, Sequen
     options = cif.WriteOptions()
     options.align_loops = 30
     with replacing(path) as temporary:
-        temporary.write_text(RELION_VERSION + document.as_string(options))
+        temporary.write_text(RELION_VERSION + document.as_string(options), encoding="utf-8")
 
 
 def _columns(path: Path, block: cif.Block) -> dict[str, list[str]]:
