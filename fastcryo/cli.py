@@ -31,21 +31,16 @@ OVERRIDES = (
 def run_reconstruct(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo reconstruct``."""
     from fastcryo import console
-    from fastcryo.forecast import disk_needed, memory_needed
-    from fastcryo.normal import available_memory
+    from fastcryo.forecast import plan_run
     from fastcryo.reconstruct import reconstruct
 
     settings = reconstruct_settings(arguments)
     particles = _read(arguments)
     output = console.new_console()
     console.print_particles(output, particles)
-    needed = memory_needed(particles, settings, arguments.prepared is not None)
-    free = available_memory()
-    of_free = "" if free is None else f" of {free / 2**30:.2f} GiB free"
-    output.print(f"memory: about {needed / 2**30:.2f} GiB{of_free}")
-    if arguments.prepared:
-        on_disk = disk_needed(particles, settings)
-        output.print(f"disk: {on_disk / 2**30:.2f} GiB in {arguments.prepared}", markup=False)
+    plan = plan_run(particles, settings, arguments.prepared, arguments.out)
+    for line in plan.lines():
+        output.print(line, markup=False)
     if arguments.dry_run:
         output.print(f"dry run: would write to {arguments.out}")
         return

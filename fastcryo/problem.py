@@ -197,6 +197,8 @@ class KnownPoseProblem:
     ) -> KnownPoseProblem:
         """Build the problem from particles, reading their images block by block.
 
+        Parameters that are not listed are those of `from_arrays`.
+
         Parameters
         ----------
         particles : Particles
@@ -215,8 +217,6 @@ class KnownPoseProblem:
             that is measured and stands in its header (`fastcryo.prepared.read_header`).
         overwrite : bool
             Replace a store of other particles or settings.
-
-        Other parameters are those of `from_arrays`.
 
         Raises
         ------
