@@ -19,7 +19,7 @@ SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 # blocks live on a multiprocessor; 4096 blocks are 7 rounds on the largest card, so that the last
 # round wastes little. They do not depend on the card: sums by block are the same on all. The
 # simulator makes a Python thread of every one, so there they are few.
-THREADS = 8 if SIMULATED else 256
+THREADS = 4 if SIMULATED else 256
 BLOCKS = 2 if SIMULATED else 4096
 
 # Small boxes and batches launch few blocks, which is no fault of the user's.

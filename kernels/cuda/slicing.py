@@ -135,7 +135,7 @@ def make_kernels(window, exact=False):
                 h, k = places[j, 0], places[j, 1]
                 q, sign = position_of(step, base, h, k, box // 2, offset)
                 re, im = gather(volume, q, box, box * box, unit)
-                samples[image, j] = complex(re, sign * im)
+                samples[image, j] = complex(re, im if sign > 0 else -im)
 
     @kernel
     def adjoint(samples, target, scale, steps, places, box, unit):
