@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from numpy.typing import NDArray
 
-from fastcryo.normal import NormalOperator, available_memory, memory
+from fastcryo.free_memory import available_memory
+from fastcryo.normal import NormalOperator, memory
 from fastcryo.operators import SliceOperator
 from fastcryo.problem import KnownPoseProblem
 

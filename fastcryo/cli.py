@@ -31,21 +31,16 @@ OVERRIDES = (
 def run_reconstruct(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo reconstruct``."""
     from fastcryo import console
-    from fastcryo.forecast import disk_needed, memory_needed
-    from fastcryo.normal import available_memory
+    from fastcryo.forecast import plan_run
     from fastcryo.reconstruct import reconstruct
 
     settings = reconstruct_settings(arguments)
     particles = _read(arguments)
     output = console.new_console()
     console.print_particles(output, particles)
-    needed = memory_needed(particles, settings, arguments.prepared is not None)
-    free = available_memory()
-    of_free = "" if free is None else f" of {free / 2**30:.2f} GiB free"
-    output.print(f"memory: about {needed / 2**30:.2f} GiB{of_free}")
-    if arguments.prepared:
-        on_disk = disk_needed(particles, settings)
-        output.print(f"disk: {on_disk / 2**30:.2f} GiB in {arguments.prepared}", markup=False)
+    plan = plan_run(particles, settings, arguments.prepared, arguments.out)
+    for line in plan.lines():
+        output.print(line, markup=False)
     if arguments.dry_run:
         output.print(f"dry run: would write to {arguments.out}")
         return
@@ -98,6 +93,39 @@ def run_info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         with replacing(arguments.json) as temporary:
             temporary.write_text(info.as_json())
+
+
+def run_select(arguments: argparse.Namespace) -> None:
+    """Run ``fastcryo select``."""
+    import numpy as np
+
+    from fastcryo import console
+    from fastcryo.io.relion import write_subset
+    from fastcryo.selection import noted, with_usable_images
+
+    out = Path(arguments.out)
+    if out.suffix != ".star":
+        raise InputError(f"{out}: a STAR file is written, give a name that ends in .star")
+    if out.exists() and not arguments.overwrite:
+        raise InputError(f"{out}: exists, choose another --out or add --overwrite")
+    output = console.new_console()
+    particles = _read(arguments, need_images=False)
+    if arguments.subset:
+        kept = particles.select(np.flatnonzero(particles.half == arguments.subset))
+        if len(kept) == 0:
+            raise InputError(
+                f"{particles.source}: no particle has rlnRandomSubset {arguments.subset}"
+            )
+        reason = (len(particles) - len(kept), f"by --subset {arguments.subset}")
+        particles = noted(particles, kept, [reason])
+    if arguments.check_images:
+        with console.progress_report(output) as report:
+            particles = with_usable_images(
+                particles, lambda done, total: report("reading images", done, total, "")
+            )
+    console.print_particles(output, particles)
+    write_subset(out, particles)
+    output.print(f"written: {out}, {len(particles)} particles", markup=False)
 
 
 def run_condition(arguments: argparse.Namespace) -> None:
@@ -233,20 +261,32 @@ def _particles_path(arguments: argparse.Namespace) -> str:
 def _read(arguments: argparse.Namespace, need_images: bool = True):
     from fastcryo.particles import read_particles
 
-    return read_particles(
+    chosen = arguments.select is not None or arguments.limit is not None
+    particles = read_particles(
         _particles_path(arguments),
         image_root=arguments.image_root,
         passthrough=arguments.passthrough,
         pixel_size=arguments.angpix,
-        need_images=need_images,
+        need_images=need_images and not chosen,
         mixed_sizes=arguments.mixed_sizes,
     )
+    if not chosen:
+        return particles
+    from fastcryo.particles import image_problems
+    from fastcryo.selection import choose
+
+    particles = choose(particles, arguments.select, arguments.limit, arguments.passthrough)
+    problems = image_problems(particles) if need_images else ()
+    if problems:
+        raise InputError(problems[0])
+    return particles
 
 
 COMMANDS = {
     "demo": run_demo,
     "simulate": run_simulate,
     "info": run_info,
+    "select": run_select,
     "condition": run_condition,
     "reconstruct": run_reconstruct,
     "fsc": run_fsc,

@@ -54,10 +54,11 @@ def print_particles(console: Console, particles: Particles) -> None:
     console.print(
         f"{particles.source}: {len(particles)} particles, box {particles.box}, "
         f"{particles.pixel_size:.4g} Å/pixel, {halves}, "
-        f"{'CTF' if particles.ctf is not None else 'no CTF'}"
+        f"{'CTF' if particles.ctf is not None else 'no CTF'}",
+        markup=False,
     )
     for note in particles.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
 
 
 def print_reconstruction(console: Console, result: Reconstruction) -> None:

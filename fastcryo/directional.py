@@ -60,6 +60,7 @@ def directional_fsc(
     threshold: float = 0.143,
     half_angle: float = HALF_ANGLE,
     cones: int = CONES,
+    radius: int | None = None,
 ) -> DirectionalFSC:
     """Correlate two maps by shell in cones (Tan et al. 2017).
 
@@ -75,6 +76,8 @@ def directional_fsc(
         Of the cones, degrees.
     cones : int
         Directions, evenly spread over half a sphere.
+    radius : int, optional
+        Last shell that holds data.
 
     Returns
     -------
@@ -122,6 +125,7 @@ def directional_fsc(
     # Resolved until there are points enough to judge by.
     first = min(_first_shell(half_angle), shells - 1)
     judged = np.where(np.arange(shells) < first, 1.0, curves)
+    judged[:, (shells if radius is None else radius + 1) :] = 0
     area = np.maximum(curves[:, first:], 0).mean(axis=1)
     return DirectionalFSC(
         directions=directions,

@@ -8,8 +8,8 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastcryo.arrays import vectors_of
 from fastcryo.errors import InputError
-from fastcryo.kernels.cpu import vectors
 from fastcryo.threads import thread_count
 
 SMALLEST_BOX, LARGEST_BOX = 8, 512
@@ -124,7 +124,7 @@ class FourierGrid:
         """Inner product over the full grid, Re sum(conj(left) right); sums in float64."""
         self.check(left)
         self.check(right)
-        return float(vectors.inner_by_plane(left, right) @ self.plane_multiplicity)
+        return float(vectors_of(left).inner_by_plane(left, right) @ self.plane_multiplicity)
 
     def norm(self, half: NDArray) -> float:
         """Euclidean norm over the full grid."""

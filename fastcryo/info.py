@@ -18,7 +18,7 @@ from fastcryo.errors import InputError
 from fastcryo.image_statistics import ImageSample, sample_images
 from fastcryo.io.mrc import open_stack
 from fastcryo.optics import IDENTITY
-from fastcryo.particles import OpticsGroup, Particles, image_problems
+from fastcryo.particles import OpticsGroup, Particles, image_problems, is_file
 
 SHOWN_GROUPS = 10
 HEADER_TOLERANCE = 0.01
@@ -134,7 +134,7 @@ def describe(particles: Particles) -> Info:
         median_shift=float(np.median(shift)),
         coverage=pose_coverage(particles.rotations, particles.box),
         stacks=len(particles.stacks),
-        stacks_found=sum(path.is_file() for path in particles.stacks),
+        stacks_found=sum(map(is_file, particles.stacks)),
         images_in_stacks=int(counts.sum()),
         sample=sample,
         notes=(*particles.notes, *notes),

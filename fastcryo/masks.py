@@ -181,10 +181,16 @@ def mask_for(
     name, _, radius = os.fspath(wanted).partition(":")
     if name == "sphere":
         edge = min(EDGE, box / 8)
+        largest = box / 2 - edge
         try:
-            pixels = float(radius) / pixel_size if radius else box / 2 - edge
+            pixels = float(radius) / pixel_size if radius else largest
         except ValueError:
             raise InputError(f"mask: {wanted}: a radius in angstrom is needed after ':'") from None
+        if not 0 < pixels <= largest:
+            raise InputError(
+                f"mask: {wanted}: does not fit, with an edge of {edge * pixel_size:.3g} angstrom "
+                f"the radius may be up to {largest * pixel_size:.4g}"
+            )
         return soft_spherical_mask(box, pixels, edge)
     mask, size = read_map(wanted, cubic=True)
     refuse_other_grid(wanted, len(mask), size, box, pixel_size)

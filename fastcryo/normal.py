@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.errors import InputError
+from fastcryo.free_memory import available_memory
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, stencil, vectors
@@ -272,19 +271,6 @@ def memory(grid: FourierGrid, interpolation: str = "trilinear", itemsize: int = 
     """
     shape = grid.shape if interpolation == "nearest" else stencil.stencil_shape(grid.radius)
     return int(np.prod(shape, dtype=np.int64)) * itemsize
-
-
-def available_memory() -> int | None:
-    """Return the bytes of memory that are free or would be freed; None where nothing tells."""
-    report = Path("/proc/meminfo")
-    if report.exists():
-        for line in report.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names:
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOperator:

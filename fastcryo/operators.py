@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastcryo.arrays import on_host
+from fastcryo.backends import choose_backend, say_once
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
@@ -13,12 +17,14 @@ from fastcryo.rotations import orthonormal_rotations
 from fastcryo.rows import StoredRows, blocks, copies_of
 from fastcryo.threads import thread_count
 
+if TYPE_CHECKING:
+    from fastcryo.cuda_sweeps import CudaSweeps
+
 KERNELS = {
     "nearest": slicing.make_kernels(windows.NEAREST),
     "trilinear": slicing.make_kernels(windows.TRILINEAR),
 }
 WINDOW_ORDER = {"nearest": 1, "trilinear": 2}
-BACKENDS = ("auto", "cpu")
 PRECISIONS = {"float32": (np.complex64, np.float32(2.0**-24)), "float64": (np.complex128, 2.0**-52)}
 
 
@@ -36,7 +42,11 @@ class SliceOperator:
     ----------
     grid : FourierGrid
     interpolation : {"trilinear", "nearest"}
-    backend : {"auto", "cpu"}
+    backend : {"cpu", "cuda", "cuda-deterministic", "auto"}
+        Where sweeps over images run (`fastcryo.backends.choose_backend`). On a graphics card sums
+        come in any order, so that the last bits of a volume vary; "cuda-deterministic" adds whole
+        numbers instead and gives the same bits every time. Methods take half grids on the host or
+        on the card (`place`), and return them where they got them.
     dtype : {"float32", "float64"}
         Precision of volumes and samples.
     reach : float, optional
@@ -46,7 +56,7 @@ class SliceOperator:
     Raises
     ------
     InputError
-        An unknown name.
+        An unknown name, or CUDA that does not work.
     """
 
     def __init__(
@@ -61,14 +71,12 @@ class SliceOperator:
             raise InputError(
                 f"interpolation: {interpolation!r} is unknown, choose from {', '.join(KERNELS)}"
             )
-        if backend not in BACKENDS:
-            raise InputError(f"backend: {backend!r} is unknown, choose from {', '.join(BACKENDS)}")
         precision = np.dtype(dtype).name
         if precision not in PRECISIONS:
             raise InputError(f"dtype: {precision} is not supported, choose float32 or float64")
         self.grid = grid
         self.interpolation = interpolation
-        self.backend = "cpu"
+        self.backend = choose_backend(backend)
         self.real_dtype = np.dtype(precision)
         self.dtype = np.dtype(PRECISIONS[precision][0])
         self._unit = PRECISIONS[precision][1]
@@ -81,6 +89,8 @@ class SliceOperator:
         self._none = (np.empty(0, self.dtype),)
         shapes = layout.tile_shape(grid.radius), layout.reading_tile_shape(grid.radius)
         self._adding, self._reading = (layout.disc_tiles(grid.radius, *shape) for shape in shapes)
+        self._card = None if self.backend == "cpu" else self._sweeps_on_card(backend == "auto")
+        self._pairs = self._kernels.pairs or self._card is not None
 
     def forward(self, volume: NDArray, rotations: ArrayLike, out: NDArray | None = None) -> NDArray:
         """Slice a half grid.
@@ -212,8 +222,8 @@ class SliceOperator:
         damped_norm : float
             Sum of lambda |V|^2 over the full grid.
         """
-        out = self._out(out, self.grid.shape)
-        source, target = (self.flat(volume),), (out.reshape(-1),)
+        out = self._out(out, self.grid.shape, volume)
+        source, target = (self.flat(volume),), (out.reshape(out.size),)
         square, mixed, _, damped_norm = self._sweep(
             "gradient", source, target, (weights, data), steps, images, scale, damping
         )
@@ -243,15 +253,15 @@ class SliceOperator:
             As in `normal`.
         """
         first, second = (None, None) if out is None else out
-        if not self._kernels.pairs:
+        if not self._pairs:
             none = np.empty((0, self.samples), self.dtype)
             last = scale, damping
             total, *sums = self.normal(volume, steps, images, weights, data, *last, first)
             product = self.normal(direction, steps, images, weights, none, *last, second)[0]
             return total, product, *sums
-        total, product = (self._out(given, self.grid.shape) for given in (first, second))
+        total, product = (self._out(given, self.grid.shape, volume) for given in (first, second))
         source = (self.flat(volume), self.flat(direction))
-        target = (total.reshape(-1), product.reshape(-1))
+        target = (total.reshape(total.size), product.reshape(product.size))
         square, mixed, _, damped_norm = self._sweep(
             "gradient", source, target, (weights, data), steps, images, scale, damping
         )
@@ -280,7 +290,7 @@ class SliceOperator:
         square, mixed, direction_square : float
             As in `normal`, and the sum of c |P direction|^2 over half discs.
         """
-        if not self._kernels.pairs:
+        if not self._pairs:
             none = np.empty((0, self.samples), self.dtype)
             other, _ = self.energy(direction, steps, images, weights, none)
             return *self.energy(volume, steps, images, weights, data), other
@@ -294,16 +304,31 @@ class SliceOperator:
         self._sweep(name, self._none, (out.reshape(-1),), (weights,), steps, images)
         return out
 
-    def flat(self, volume: NDArray) -> NDArray:
+    def place(self, array: NDArray) -> Any:
+        """Return an array where the kernels run: on the card, or as it is.
+
+        `fastcryo.arrays.fetch` brings it back.
+        """
+        return array if self._card is None else self._card.place(array)
+
+    def beside(self, constant: NDArray, volume: Any) -> Any:
+        """Return an array that does not change where a volume lies; on the card it stays there."""
+        return constant if on_host(volume) else self._card.constant(constant)
+
+    def flat(self, volume: Any) -> Any:
         """Return a half grid as the kernels take it: contiguous, flat, in this precision."""
         self.grid.check(volume)
-        return np.ascontiguousarray(volume, self.dtype).reshape(-1)
+        if on_host(volume):
+            volume = np.ascontiguousarray(volume, self.dtype)
+        return volume.reshape(volume.size)
 
-    def _out(self, given: NDArray | None, shape: tuple[int, ...]) -> NDArray:
-        """Return the array that a result is written to: the given one, or a new one."""
+    def _out(self, given: Any, shape: tuple[int, ...], volume: Any = None) -> Any:
+        """Return the array that a result is written to: the given one, or one beside a volume."""
         if given is None:
-            return np.empty(shape, self.dtype)
-        if given.shape != shape or given.dtype != self.dtype or not given.flags.c_contiguous:
+            there = volume is not None and not on_host(volume)
+            return self._card.empty(shape, self.dtype) if there else np.empty(shape, self.dtype)
+        strided = on_host(given) and not given.flags.c_contiguous
+        if strided or given.shape != shape or given.dtype != self.dtype:
             raise InputError(f"out: a contiguous array of {self.dtype}, shape {shape}, is needed")
         return given
 
@@ -322,6 +347,8 @@ class SliceOperator:
 
         `images` None: the tables hold samples of the batch itself.
         """
+        if self._card is not None:
+            return self._card.sweep(name, source, target, tables, steps, images, scale, damping)
         if images is None:
             parts = [(tables, np.arange(len(steps)), steps)]
         else:
@@ -360,3 +387,19 @@ class SliceOperator:
             total += sums.sum(axis=0)
             fresh = False
         return tuple(total.tolist())
+
+    def _sweeps_on_card(self, optional: bool) -> CudaSweeps | None:
+        """Return the sweeps on the card; None, and a note, if "auto" finds too little memory."""
+        from fastcryo.cuda_sweeps import CudaSweeps
+
+        exact = self.backend == "cuda-deterministic"
+        unit = self.real_dtype.type(self._unit)
+        card = CudaSweeps(self.interpolation, self.grid, self.frequencies(), unit, exact)
+        problem = card.too_small()
+        if problem is None:
+            return card
+        if not optional:
+            raise InputError(f"backend: {problem}, or use the CPU (backend 'cpu')")
+        say_once(f"CPU, because {problem}")
+        self.backend = "cpu"
+        return None

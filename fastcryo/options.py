@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fastcryo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_demo, _simulate, _info, _condition, _reconstruct, _fsc, _postprocess):
+    for add in (_demo, _simulate, _info, _select, _condition, _reconstruct, _fsc, _postprocess):
         add(commands)
     return parser
 
@@ -120,6 +120,19 @@ def _input(parser: argparse.ArgumentParser, help: str) -> None:
         "--angpix",
         type=positive_number,
         help="pixel size of the images in angstrom, if the file's is missing or wrong",
+    )
+    option(
+        parser,
+        "--select",
+        metavar="CONDITION",
+        help='use the particles it holds for: "rlnDefocusU < 20000 and rlnClassNumber == 1"',
+    )
+    option(
+        parser,
+        "--limit",
+        type=positive_integer,
+        metavar="N",
+        help="use at most N particles, spread evenly over the file and its half-sets",
     )
     option(
         parser,
@@ -260,6 +273,22 @@ def _info(commands) -> None:
     )
     _input(parser, "particles.star or particles.cs")
     option(parser, "--json", metavar="FILE", help="write the same as JSON")
+
+
+def _select(commands) -> None:
+    parser = _command(
+        commands, "select", "Write some of the particles of a file as STAR, with all its columns."
+    )
+    _input(parser, "particles.star or particles.cs")
+    option(parser, "--out", "--o", "--output", required=True, metavar="STAR", help="file to write")
+    option(parser, "--overwrite", action="store_true", help="replace an earlier file")
+    option(parser, "--subset", type=int, choices=(1, 2), default=0, help="only this half-set")
+    option(
+        parser,
+        "--check-images",
+        action="store_true",
+        help="read all images, leave out those that are unreadable, NaN, infinite or constant",
+    )
 
 
 def _condition(commands) -> None:

@@ -15,6 +15,9 @@ from fastcryo.io.mrc import open_stack
 from fastcryo.io.records import OpticsGroup, Particles
 from fastcryo.io.relion import read_relion, write_particles
 
+# Of pixel sizes that are brought to one another.
+LARGEST_RATIO = 4.0
+
 __all__ = ["OpticsGroup", "Particles", "image_problems", "read_particles", "write_particles"]
 
 
@@ -78,7 +81,7 @@ def read_particles(
         particles = read_relion(path, pixel_size)
     roots = _roots(path, image_root)
     stacks = _locate(particles, roots, image_root is not None)
-    particles = dataclasses.replace(particles, stacks=stacks)
+    particles = _whole_files(dataclasses.replace(particles, stacks=stacks))
     particles = dataclasses.replace(
         particles,
         box=_box_of_stacks(stacks) if particles.box is None else particles.box,
@@ -113,7 +116,7 @@ def image_problems(particles: Particles) -> list[str]:
     if not particles.stacks:
         return [f"{particles.source}: names no images (rlnImageName or blob/path)"]
     used = np.unique(particles.stack)
-    missing = [i for i in used if not particles.stacks[i].is_file()]
+    missing = [i for i in used if not is_file(particles.stacks[i])]
     problems = []
     if missing:
         count = np.isin(particles.stack, missing).sum()
@@ -145,6 +148,14 @@ def image_problems(particles: Particles) -> list[str]:
     return problems
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether there is such a file, also for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a NUL in it
+        return False
+
+
 def _roots(source: Path, image_root: str | os.PathLike | None) -> list[Path]:
     folder = source.absolute().parent
     roots = [Path.cwd(), folder, *folder.parents]
@@ -162,10 +173,10 @@ def _locate(particles: Particles, roots: Sequence[Path], root_given: bool) -> tu
         if root_given:
             # Names from another computer: the folder that the user gave goes before all others.
             candidates.insert(1, roots[0] / name.name)
-        stack = next((c for c in candidates if c.is_file()), name)
+        stack = next((c for c in candidates if is_file(c)), name)
         beside = folder / name
         # A stack of that name in the current folder may belong to another data set.
-        unsure = not root_given and stack != beside and stack.is_file() and beside.is_file()
+        unsure = not root_given and stack != beside and is_file(stack) and is_file(beside)
         if unsure and not stack.samefile(beside):
             raise InputError(
                 f"{particles.source}: stack {name} is found as {stack} and as {beside}, "
@@ -178,6 +189,22 @@ def _locate(particles: Particles, roots: Sequence[Path], root_given: bool) -> tu
             )
         found[stack] = name
     return tuple(found)
+
+
+def _whole_files(particles: Particles) -> Particles:
+    """Give numbers to images named without one: their files must hold one image each."""
+    unnumbered = particles.slice < 0
+    for stack in np.unique(particles.stack[unnumbered]):
+        path = particles.stacks[stack]
+        rows = np.flatnonzero(particles.stack == stack)
+        if is_file(path) and open_stack(path).count == 1:
+            continue
+        if is_file(path) or len(rows) > 1:
+            raise InputError(
+                f"{particles.source}: row {particles.row[rows[0]] + 1} names {path} without the "
+                "number of an image, and it holds several (000001@stack.mrcs is needed)"
+            )
+    return dataclasses.replace(particles, slice=np.where(unnumbered, 0, particles.slice))
 
 
 def _box_of_stacks(stacks: Sequence[Path]) -> int | None:
@@ -203,6 +230,12 @@ def _other_sizes(particles: Particles, refuse: bool) -> list[str]:
             raise InputError(
                 f"{particles.source}: images of {sizes[0]} and {sizes[1]}, select one optics group"
                 + (" or let them be resampled by --mixed-sizes resample" if refuse else "")
+            )
+        ratio = group.pixel_size / first.pixel_size
+        if not 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO:
+            raise InputError(
+                f"{particles.source}: images of {sizes[0]} and {sizes[1]} are too different to be "
+                "used together, select one optics group"
             )
         count = np.count_nonzero(particles.optics_group == number)
         notes.append(

@@ -81,7 +81,7 @@ def postprocess(
         curves=curves,
         resolution=at[0.143],
         resolution_half=at[0.5],
-        directional=directional_fsc(half1, half2, pixel_size, mask),
+        directional=directional_fsc(half1, half2, pixel_size, mask, radius=radius),
         guinier=guinier,
         sharpened=sharpened,
         mask=mask,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastcryo.arrays import empty_like, on_host, vectors_of
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.problem import KnownPoseProblem
@@ -131,6 +132,16 @@ class HutchinsonEstimate:
         self.smoothed += (1 - self.beta) * self.mean
         return self.smoothed
 
+    def take(self, signs: NDArray[np.int8], product: NDArray) -> NDArray:
+        """Take in the probe z * (H z) of signs z, wherever the estimate lies, and return D_k."""
+        if on_host(self.mean):
+            return self.update(signs * product.real)
+        self.probes += 1
+        vectors_of(self.mean).take_probe(
+            signs, product, self.mean, self.smoothed, self.probes, self.beta
+        )
+        return self.smoothed
+
 
 def default_threshold(problem: KnownPoseProblem) -> float:
     """Return alpha = (1 / points in the largest shell) times the mean 1 / sigma^2.
@@ -145,6 +156,11 @@ def thresholded_inverse(
     diagonal: NDArray, threshold: float, spread: NDArray | float = 0.0
 ) -> NDArray:
     """Return 1 / (max(|D|, alpha) + tau); 0 where that is 0: no image sees it, and lambda = 0."""
+    if not on_host(diagonal):
+        out = empty_like(diagonal)
+        tau = np.full(1, spread, diagonal.dtype) if np.ndim(spread) == 0 else spread
+        vectors_of(diagonal).invert(diagonal, threshold, tau, out)
+        return out
     bounded = np.maximum(np.abs(diagonal), diagonal.dtype.type(threshold))
     bounded += spread
     return np.divide(1, bounded, out=np.zeros_like(bounded), where=bounded > 0)

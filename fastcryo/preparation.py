@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
+from fastcryo.free_memory import available_memory
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
-from fastcryo.normal import available_memory
 from fastcryo.operators import SliceOperator
 from fastcryo.packing import ImagingTables, Packer, Source, stream
 from fastcryo.rotations import orthonormal_rotations

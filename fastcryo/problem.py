@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastcryo.arrays import vectors_of
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
-from fastcryo.kernels.cpu import vectors
 from fastcryo.normal import NormalOperator, assemble
 from fastcryo.operators import SliceOperator
 from fastcryo.optics import imaging_of
@@ -197,6 +197,8 @@ class KnownPoseProblem:
     ) -> KnownPoseProblem:
         """Build the problem from particles, reading their images block by block.
 
+        Parameters that are not listed are those of `from_arrays`.
+
         Parameters
         ----------
         particles : Particles
@@ -215,8 +217,6 @@ class KnownPoseProblem:
             that is measured and stands in its header (`fastcryo.prepared.read_header`).
         overwrite : bool
             Replace a store of other particles or settings.
-
-        Other parameters are those of `from_arrays`.
 
         Raises
         ------
@@ -393,9 +393,9 @@ class KnownPoseProblem:
         return total
 
     def _damped_norm(self, volume: NDArray) -> float:
-        return float(
-            vectors.damped_norm_by_plane(volume, self.damping) @ self.grid.plane_multiplicity
-        )
+        damping = self.operator.beside(self.damping, volume)
+        by_plane = vectors_of(volume).damped_norm_by_plane(volume, damping)
+        return float(by_plane @ self.grid.plane_multiplicity)
 
     def _loss(self, square: float, mixed: float, images: NDArray, damped_norm: float) -> float:
         data_term = (square - 2 * mixed) / self.views(len(images)) + self.energies[images].mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import replace
 
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 from fastcryo.assembled import assemble_all
 from fastcryo.errors import InputError
 from fastcryo.finish import Run, finish
+from fastcryo.forecast import plan_run
 from fastcryo.masks import AUTO, mask_for
 from fastcryo.noise import estimate_noise_std
 from fastcryo.particles import Particles
 from fastcryo.prepared import read_header
 from fastcryo.prior import gaps, regularizations, shell_weights
 from fastcryo.problem import KnownPoseProblem
-from fastcryo.reporting import Report, silent
+from fastcryo.reporting import Report, logged, silent, with_time_left
 from fastcryo.results import Reconstruction
 from fastcryo.run_folder import fingerprint, open_folder
 from fastcryo.settings import Settings
@@ -42,6 +44,7 @@ def reconstruct(
     Files: ``run_half1_class001_unfil.mrc``, ``run_half2_class001_unfil.mrc``,
     ``run_class001.mrc``, ``run_class001_sharp.mrc``, ``run_fsc.star``, ``run_fsc.xml``,
     ``run_fsc.png``, ``run_history.json``, ``run_report.png``; ``run_mask.mrc`` with a mask;
+    ``run_report.html``, ``run.log``, ``progress.jsonl``;
     ``checkpoint_*.npz`` while the run lasts.
 
     Parameters
@@ -95,12 +98,32 @@ def reconstruct(
                 "different rlnRandomSubset are needed"
             )
     folder = open_folder(folder, resume, overwrite)
-    identity = fingerprint(particles, settings)
     if not (isinstance(mask, str) and mask == AUTO):
         box = settings.box or particles.box
         mask = mask_for(mask, box, particles.pixel_size * particles.box / box)
+    plan = plan_run(particles, settings, prepared, folder)
+    heading = [command or "called from Python", *plan.lines()]
+    with logged(folder, report, heading, resume) as tell:
+        problem, noise = prepare(
+            particles, settings, tell, plan.folder, overwrite or plan.automatic
+        )
+        run = Run(folder, particles, settings, mask, noise, command, plan.folder, began)
+        result = solve_and_finish(run, problem, half_sets, tell, resume)
+    if plan.automatic:
+        shutil.rmtree(plan.folder)
+    return result
 
-    problem, noise = prepare(particles, settings, report, prepared, overwrite)
+
+def solve_and_finish(
+    run: Run,
+    problem: KnownPoseProblem,
+    half_sets: tuple[NDArray, NDArray],
+    report: Report,
+    resume: bool,
+) -> Reconstruction:
+    """Solve the half-maps and the map of all images, and write all files of the run."""
+    settings, folder = run.settings, run.folder
+    identity = fingerprint(run.particles, settings)
     halves = [problem.select(members) for members in half_sets]
     operators, notes = {}, []
     if settings.assembles:
@@ -111,6 +134,7 @@ def reconstruct(
     jobs = {"half1": halves[0], "half2": halves[1], "full": problem}
     if settings.subset:
         jobs = {"full": problem}
+    whole, done = sum(map(len, jobs.values())), 0
     solutions = {}
     for number, (name, job) in enumerate(jobs.items()):
         operator = operators.pop(name, None)
@@ -124,17 +148,18 @@ def reconstruct(
             identity=identity,
             resume=resume,
             seed=[settings.seed, number],
-            report=report,
+            report=with_time_left(report, done, len(job), whole),
+            other_half=solutions["half1"].volume if name == "half2" else None,
         )
         solutions[name] = replace(solution, weights=weights)
+        done += len(job)
 
     notes += [s.note for s in solutions.values() if s.note]
     report("writing", 0, 1, "")
-    run = Run(folder, particles, settings, mask, noise, command, prepared, began)
     result = finish(run, problem, solutions, notes)
     for name in jobs:
         (folder / f"checkpoint_{name}.npz").unlink(missing_ok=True)
-    report("writing", 1, 1, "")
+    report("writing", 1, 1, "", resolution=result.resolution)
     return result
 
 

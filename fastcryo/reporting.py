@@ -1,11 +1,137 @@
-"""How long computations tell of their progress."""
+"""How computations tell of their progress: to the caller, to a log and to other programs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
 
-Report = Callable[[str, int, int, str], None]
+# Called with (stage, done, total, detail); within `logged` also with numbers by name.
+Report = Callable[..., None]
+
+LOG, PROGRESS = "run.log", "progress.jsonl"
+SECONDS_BETWEEN_LINES = 1.0
 
 
-def silent(stage: str, done: int, total: int, detail: str) -> None:
+def silent(stage: str, done: int, total: int, detail: str, **numbers: float | None) -> None:
     """Report nothing."""
+
+
+@contextlib.contextmanager
+def logged(
+    folder: Path, report: Report, heading: Sequence[str] = (), resume: bool = False
+) -> Iterator[Report]:
+    """Tell of a run's progress in ``run.log`` and ``progress.jsonl`` as well.
+
+    The log has a line for the begin and the end of every stage. ``progress.jsonl`` has one JSON
+    object a line, at every stage's begin and end and at most every second between, with ``time``
+    (UTC), ``seconds`` since the start, ``stage``, ``done``, ``total``, ``detail`` and the numbers
+    known at that time, such as ``loss``, ``resolution`` (angstrom) and ``seconds_left``; the last
+    one's stage is "finished" or "failed". A disk that is full ends the logs, not the run.
+
+    Parameters
+    ----------
+    folder : Path
+    report : callable
+        Called with (stage, done, total, detail).
+    heading : sequence of str
+        First lines of the log: command and plan.
+    resume : bool
+        Append to the logs of the run that is resumed.
+
+    Yields
+    ------
+    callable
+        The report to use; numbers by name go to ``progress.jsonl`` only.
+    """
+    began = time.perf_counter()
+    with contextlib.ExitStack() as files:
+        log, progress = (_opened(files, folder / n, resume) for n in (LOG, PROGRESS))
+        starts: dict[str, float] = {}
+        last = -SECONDS_BETWEEN_LINES
+
+        def line(stage: str, **values) -> None:
+            seconds = time.perf_counter() - began
+            known = {name: value for name, value in values.items() if value is not None}
+            record = {"time": _now(), "seconds": round(seconds, 3), "stage": stage, **known}
+            _write(progress, json.dumps(record))
+
+        def tell(stage: str, done: int, total: int, detail: str, **numbers: float | None) -> None:
+            nonlocal last
+            report(stage, done, total, detail)
+            now = time.perf_counter() - began
+            first, ends = stage not in starts, done >= total
+            starts.setdefault(stage, now)
+            if first:
+                _write(log, f"{_now()} {stage}: begins")
+            if ends:
+                _write(log, f"{_now()} {stage}: ends after {now - starts[stage]:.1f} s  {detail}")
+            if first or ends or now - last >= SECONDS_BETWEEN_LINES:
+                last = now
+                line(stage, done=int(done), total=int(total), detail=detail, **numbers)
+
+        for words in heading:
+            _write(log, f"{_now()} {words}")
+        try:
+            yield tell
+        except BaseException as error:
+            said = str(error) or type(error).__name__
+            _write(log, f"{_now()} failed: {said}")
+            line("failed", error=said)
+            raise
+        _write(log, f"{_now()} finished")
+        line("finished")
+
+
+def with_time_left(report: Report, before: float, share: float, whole: float) -> Report:
+    """Return a report of one of several jobs that adds the seconds left for all of them.
+
+    Parameters
+    ----------
+    report : callable
+        As `logged` yields it.
+    before, share, whole : float
+        Work done before, work of this job, and work of all.
+    """
+    began = time.perf_counter()
+    started: dict[str, float] = {}
+
+    def tell(stage: str, done: int, total: int, detail: str, **numbers: float | None) -> None:
+        # What a resumed run finds done has taken no time.
+        first = started.setdefault(stage, done - 1)
+        worked = share * (done - first) / total
+        left = whole - before - share * done / total
+        seconds = (time.perf_counter() - began) * left / worked
+        text = f"{detail}, {duration(seconds)} left" if left > 0 else detail
+        report(stage, done, total, text, seconds_left=round(seconds, 1), **numbers)
+
+    return tell
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 5 s, 3 min, 2.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _opened(files: contextlib.ExitStack, path: Path, append: bool) -> TextIO | None:
+    with contextlib.suppress(OSError):
+        mode = "a" if append else "w"
+        # Every line is on its way to the disk at once: a killed run leaves what it said.
+        return files.enter_context(path.open(mode, buffering=1, encoding="utf-8"))
+    return None
+
+
+def _write(file: TextIO | None, text: str) -> None:
+    if file is not None:
+        with contextlib.suppress(OSError):
+            file.write(text + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

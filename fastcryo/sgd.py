@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcryo.arrays import approach, copy_of, empty_like, fetch, from_signs, vectors_of
 from fastcryo.errors import InputError
-from fastcryo.kernels.cpu import vectors
 from fastcryo.normal import NormalOperator
 from fastcryo.preconditioner import (
     HutchinsonEstimate,
@@ -69,6 +69,14 @@ class SGDState:
     average: NDArray | None = None
     averaged: int = 0
     estimate: HutchinsonEstimate | None = None
+
+    def moved(self, move: Callable) -> SGDState:
+        """Return the state with `move` done to every array; it shares all else."""
+        estimate = self.estimate
+        if estimate is not None:
+            estimate = replace(estimate, mean=move(estimate.mean), smoothed=move(estimate.smoothed))
+        average = None if self.average is None else move(self.average)
+        return replace(self, volume=move(self.volume), average=average, estimate=estimate)
 
 
 @dataclass(frozen=True)
@@ -197,16 +205,21 @@ def sgd(
     if growth is None:
         growth = 2.0 if plain else 1.2
     state = _start(problem, initial, rng, estimated, beta) if resume is None else resume
+    place = problem.operator.place
+    state = state.moved(place)
+    vectors = vectors_of(state.volume)
     began = time.perf_counter() - (state.history.epoch_seconds or [0.0])[-1]
     batches_per_epoch = -(-len(problem) // batch_size)
-    gradient, direction = np.empty_like(state.volume), np.empty_like(state.volume)
-    product = np.empty_like(state.volume) if estimated else None
+    gradient, direction = empty_like(state.volume), empty_like(state.volume)
+    product = empty_like(state.volume) if estimated else None
     variate, spread = None, 0.0
     if variance_reduction is not None:
         variate = ControlVariate.start(problem, operator, state.volume)
-        spread = batch_spread(problem, len(problem) // batches_per_epoch)
+        spread = place(batch_spread(problem, len(problem) // batches_per_epoch))
     objective = problem if variate is None else variate
-    inverse = None if diagonal is None else thresholded_inverse(diagonal, threshold or 0.0, spread)
+    inverse = None
+    if diagonal is not None:
+        inverse = thresholded_inverse(place(diagonal), threshold or 0.0, spread)
 
     while state.epoch < epochs:
         eta = initial_step
@@ -214,11 +227,11 @@ def sgd(
         for number, batch in enumerate(batches):
             if estimated:
                 signs = rademacher(problem.grid, state.rng)
-                probe = signs.astype(state.volume.dtype)
+                probe = from_signs(signs, state.volume)
                 loss, _, _ = objective.loss_gradient_and_product(
                     state.volume, probe, batch, (gradient, product)
                 )
-                diagonal = state.estimate.update(signs * product.real)
+                diagonal = state.estimate.take(signs, product)
                 inverse = thresholded_inverse(diagonal, threshold or 0.0, spread)
             else:
                 loss, _ = objective.loss_and_gradient(state.volume, batch, gradient)
@@ -228,7 +241,7 @@ def sgd(
                     "choose a smaller step or --step decay"
                 )
             if inverse is None:
-                direction[...] = gradient
+                direction = gradient
             else:
                 vectors.scale_by(gradient, inverse, direction)
             if step == "decay":
@@ -259,7 +272,8 @@ def sgd(
         )
         state.history.epoch_seconds.append(time.perf_counter() - began)
         if checkpoint is not None:
-            checkpoint(state)
+            checkpoint(state.moved(fetch))
+    state = state.moved(fetch)
     result = state.volume if state.average is None else state.average
     return SGDResult(result, state.history, state.estimate.smoothed if estimated else diagonal)
 
@@ -311,10 +325,9 @@ def _start(
 def _average(state: SGDState) -> None:
     state.averaged += 1
     if state.average is None:
-        state.average = state.volume.copy()
+        state.average = copy_of(state.volume)
     else:
-        weight = state.average.real.dtype.type(1 / state.averaged)
-        state.average += weight * (state.volume - state.average)
+        approach(state.average, state.volume, 1 / state.averaged)
 
 
 def _check_arguments(

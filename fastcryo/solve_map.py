@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastcryo.checkpoint import load_checkpoint, save_checkpoint
+from fastcryo.fsc import resolution_at, shell_correlation
 from fastcryo.normal import NormalOperator
 from fastcryo.preconditioner import named_diagonal
 from fastcryo.problem import KnownPoseProblem
@@ -31,21 +33,32 @@ def solve(
     resume: bool,
     seed: list[int],
     report: Report,
+    other_half: NDArray | None = None,
 ) -> Solution:
-    """One map, by the solver of the settings, with checkpoints."""
+    """Solve one map with the solver of the settings, from its checkpoint if there is one.
+
+    `report` is one that `fastcryo.reporting.logged` yields; with the half-map of the other
+    half-set it is told of the resolution after every epoch.
+    """
     lam, note = problem.shell_regularization(), ""
     if settings.solver == "sgd":
-        state = None
+        state = resolution = None
         if resume and checkpoint.exists():
             state = load_checkpoint(checkpoint, identity)
 
         def tell(p: Progress) -> None:
             done, total = p.epoch * p.iterations + p.iteration + 1, p.epochs * p.iterations
             detail = f"epoch {p.epoch + 1} loss {p.loss:.6g} step {p.step:.2g}"
-            report(f"{name}", done, total, detail)
+            if resolution:
+                detail += f", {resolution:.2f} Å"
+            numbers = {"epoch": p.epoch + 1, "loss": float(p.loss), "step": float(p.step)}
+            report(name, done, total, detail, **numbers, resolution=resolution)
 
         def keep(state: SGDState) -> None:
+            nonlocal resolution
             save_checkpoint(checkpoint, state, identity)
+            if other_half is not None:
+                resolution = resolution_so_far(problem, state.volume, other_half)
 
         result = sgd(
             problem,
@@ -91,3 +104,13 @@ def solve(
         report(name, 1, 1, "")
     shells = None if diagonal is None else problem.grid.shell_means(diagonal)
     return Solution(name, volume, lam, history, shells, note)
+
+
+def resolution_so_far(
+    problem: KnownPoseProblem, volume: NDArray, other_half: NDArray
+) -> float | None:
+    """Return the resolution at FSC = 0.143 of two half grids, angstrom; None if there is none."""
+    grid = problem.grid
+    curve = shell_correlation(grid, volume, other_half)
+    found = resolution_at(curve, 0.143, problem.grid_pixel_size, grid.box)
+    return found if np.isfinite(found) else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcryo.arrays import add_to, copy_of, difference, fetch
 from fastcryo.normal import NormalOperator
 from fastcryo.problem import KnownPoseProblem
 
@@ -68,18 +69,18 @@ class ControlVariate:
         if assembled is not None:
             zero = problem.grid.zeros(problem.operator.dtype)
             made.constant, gradient = problem.loss_and_gradient(zero)
-            made.right = np.negative(gradient, out=gradient)
+            made.right = problem.operator.place(np.negative(gradient, out=gradient))
         made.refresh(volume)
         return made
 
     def refresh(self, volume: NDArray) -> float:
         """Make a half grid the reference, and return f there."""
-        self.reference = volume.copy()
+        self.reference = copy_of(volume)
         if self.operator is None:
             self.loss, self.gradient = self.problem.loss_and_gradient(volume)
             return self.loss
-        self.gradient = self.operator.matvec(volume)
-        self.gradient -= self.right
+        product = self.problem.operator.place(self.operator.matvec(fetch(volume)))
+        self.gradient = difference(product, self.right)
         # f(V) = f(0) + 1/2 <V, H V> - <b, V> = f(0) + 1/2 <V, grad f(V) - b>.
         inner = self.problem.grid.inner
         self.loss = self.constant + 0.5 * (inner(volume, self.gradient) - inner(volume, self.right))
@@ -93,11 +94,11 @@ class ControlVariate:
         The loss, f(V_ref) + <grad f(V_ref), u> + 1/2 <u, H_I u> with u = V - V_ref, is the batch's
         own up to a function linear in V; its mean over batches is f(V).
         """
-        offset = volume - self.reference
+        offset = difference(volume, self.reference)
         product = self.problem.hvp(offset, batch, out)
         inner = self.problem.grid.inner
         loss = self.loss + inner(self.gradient, offset) + 0.5 * inner(offset, product)
-        product += self.gradient
+        add_to(product, self.gradient)
         return loss, product
 
     def loss_gradient_and_product(

@@ -174,7 +174,8 @@ def test_files_without_ctf_half_sets_or_images_are_read_as_such(tmp_path):
         (FIELDS | {"alignments3D/split": np.array([0, 1, 2, 0], np.uint32)}, "split is 2"),
         (FIELDS | {"alignments3D/pose": np.where(np.eye(4, 3), np.nan, 0)},
          "alignments3D/pose of 3 particles is NaN or infinite, the first in row 1"),
-        (FIELDS | {"alignments3D/pose": np.zeros(COUNT)}, "numbers per particle"),
+        (FIELDS | {"alignments3D/pose": np.zeros(COUNT)},
+         r"alignments3D/pose holds float64 of shape \(\) per row, numbers of shape \(3,\)"),
         (FIELDS | {"ctf/df1_A": np.array([1, np.inf, 1, 1])}, "ctf/df1_A of 1 particles"),
     ],
 )  # fmt: skip
@@ -191,11 +192,14 @@ def test_files_that_are_no_table_are_refused(tmp_path):
     np.save(plain, np.arange(3))
     objects = io.BytesIO()
     np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
+    named = io.BytesIO()
+    np.save(named, np.array([({},)], dtype=[("uid", object)]), allow_pickle=True)
     for content, message in (
-        (whole[:-10], "not a readable"),
+        (whole[:-10], "truncated, 4 rows of 113 bytes are promised and 442 bytes are left"),
         (whole[:8], "not a readable"),
-        (plain.getvalue(), "an array without named fields"),
-        (objects.getvalue(), "not a readable"),
+        (plain.getvalue(), "not a readable .cs file .an array without named fields"),
+        (objects.getvalue(), "an array without named fields"),
+        (named.getvalue(), "holds Python objects, which are not read from files"),
         (b"\x94CSDAT" + whole, "compressed stream format"),
     ):
         (tmp_path / "bad.cs").write_bytes(content)

@@ -80,5 +80,5 @@ def test_masks_that_do_not_fit_name_the_file_and_the_remedy(tmp_path):
         mask_for(path, 32, 2.0)
     with pytest.raises(InputError, match="radius in angstrom"):
         mask_for("sphere:big", 32, 2.0)
-    with pytest.raises(InputError, match="do not fit a box of 32"):
+    with pytest.raises(InputError, match=r"edge of 8 angstrom the radius may be up to 24"):
         mask_for("sphere:1000", 32, 2.0)

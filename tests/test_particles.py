@@ -421,3 +421,17 @@ def test_images_of_the_zoo_are_read_or_refused(shared_data, name, stacks, messag
     particles = read_particles(star, image_root=root)
     assert [path.name for path in particles.stacks] == list(stacks)
     assert particles.images().shape[0] == len(particles)
+
+
+def test_names_without_a_number_are_files_of_one_image(project):
+    root, project, _ = project
+    image = np.arange(BOX * BOX, dtype=np.float32).reshape(1, BOX, BOX)
+    write_stack(root / "single.mrc", image, 1.5)
+    particles = make_particles(["c.mrc", "single.mrc"], [2, 0])
+    write_particles(project, particles, ["000003@c.mrc", "single.mrc"])
+    found = read_particles(project)
+    np.testing.assert_array_equal(found.slice, [2, 0])
+    np.testing.assert_array_equal(found.images()[1], image[0])
+    write_particles(project, particles, ["000003@c.mrc", "mics/a.mrcs"])
+    with pytest.raises(InputError, match=r"row 2 names .*a.mrcs without the number of an image"):
+        read_particles(project)

@@ -262,7 +262,7 @@ TWO = {c: v * 2 for c, v in OPTICS.items()} | {
         ("an empty STAR file", ""),
         ("an empty STAR file", "\n# nothing\n"),
         (r"line 1: expected block header", "hello"),
-        (r"line \d+: Wrong number of values in loop", MODERN.rstrip() + " 3\n"),
+        (r"line \d+ has \d+ values, 14 are needed", MODERN.rstrip() + " 3\n"),
         ("duplicate block name: particles", MODERN + block("particles", PARTICLES)),
         (r"duplicate tag _rlnAngleRot", MODERN.replace("_rlnAngleTilt", "_rlnAngleRot")),
         ("data_particles holds 2 tables", MODERN + "loop_\n_a\n1\n"),
@@ -290,8 +290,8 @@ TWO = {c: v * 2 for c, v in OPTICS.items()} | {
          particles(rlnRandomSubset=["1.5", "1", "2"])),
         (r"rlnImageName of row 2 is '0@a.mrcs', a number from 1",
          particles(rlnImageName=["1@a.mrcs", "0@a.mrcs", "2@a.mrcs"])),
-        (r"rlnImageName of row 3 is 'a.mrcs'",
-         particles(rlnImageName=["1@a.mrcs", "2@a.mrcs", "a.mrcs"])),
+        (r"rlnImageName of row 3 is '99999999999@a.mrcs'",
+         particles(rlnImageName=["1@a.mrcs", "2@a.mrcs", "99999999999@a.mrcs"])),
         (r"rlnImageName of row 1 is '-1@a.mrcs'",
          particles(rlnImageName=["-1@a.mrcs", "2@a.mrcs", "1@a.mrcs"])),
         ("rlnOpticsGroup 2 of row 3 .1 rows in all. is not in data_optics",
@@ -487,3 +487,37 @@ def test_full_refinement_metadata_is_read_with_its_aberrations(shared_data):
     )
     assert len(group.aberrations.even) == 9
     assert group.magnification == (1.002971, 0.001953, 0.002070, 0.998469)
+
+
+@pytest.mark.parametrize(
+    "name", ["data_1.mrc", "_1.mrc", "$1.mrc", "loop_1.mrc", "'1.mrc", "[1].mrc", "m#1.mrc"]
+)
+def test_names_that_mean_something_to_cif_are_names(tmp_path, name):
+    columns = {"rlnMicrographName": [name, "plain.mrc", name]} | PARTICLES
+    text = block("optics", OPTICS) + block("particles", columns)
+    found = read(tmp_path, text)
+    assert len(found) == 3
+    table = read_star(tmp_path / "particles.star")["particles"]
+    assert table.strings("rlnMicrographName") == [name, "plain.mrc", name]
+    assert table.strings("rlnImageName") == PARTICLES["rlnImageName"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_names_beyond_ascii_are_read_in_any_encoding(tmp_path, encoding):
+    names = ["1@Jos\u00e9/a.mrcs", "2@Jos\u00e9/a.mrcs", "1@\u00c5/\u00e4.mrcs"]
+    text = block("optics", OPTICS) + block("particles", PARTICLES | {"rlnImageName": names})
+    path = tmp_path / "particles.star"
+    path.write_bytes(text.encode(encoding))
+    found = read_relion(path)
+    assert [str(stack) for stack in found.stacks] == ["Jos\u00e9/a.mrcs", "\u00c5/\u00e4.mrcs"]
+
+
+def test_a_row_that_is_cut_off_is_named_by_its_line(tmp_path):
+    text = block("optics", OPTICS) + block("particles", PARTICLES)
+    cut = text.rstrip()[:-4]
+    refused(tmp_path, f"line {len(cut.splitlines())} has 12 values, 14 are needed", cut)
+
+
+def test_old_line_ends_are_read(tmp_path):
+    text = block("optics", OPTICS) + block("particles", PARTICLES)
+    assert len(read(tmp_path, text.replace("\n", "\r"))) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
+from fastcryo.io.patience import patiently
 from fastcryo.io.records import (
     OpticsGroup,
     Particles,
@@ -23,7 +25,15 @@ from fastcryo.rotations import rotations_from_vectors
 
 NUMPY_MAGIC = b"\x93NUMPY"
 CSDAT_MAGIC = b"\x94CSDAT"
-LARGEST_HEADER = 10_000_000  # bytes; job outputs with hundreds of fields exceed NumPy's limit
+# The header of a .npy file with named fields, and one of these.
+HEADER = re.compile(
+    r"\s*\{\s*'descr':\s*\[(?P<fields>[^\[\]]*)\]\s*,\s*'fortran_order':\s*(?:True|False)\s*,"
+    r"\s*'shape':\s*\((?P<rows>\d{1,18})L?,\)\s*,?\s*\}\s*"
+)
+FIELD = re.compile(
+    r"\s*\(\s*'([^'\\\x00-\x1f]*)'\s*,\s*'([<>|=]?[A-Za-z]\d{0,9})'\s*"
+    r"(?:,\s*\(([\d\s,]{0,100})\)\s*)?\)\s*(?:,\s*|$)"
+)
 POSE = ("alignments3D/pose", "alignments3D/shift")
 DEFOCUS = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
 LENS = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast")
@@ -34,6 +44,30 @@ NOT_MODELLED = {
     "ctf/tetra_A": "tetrafoil",
     "ctf/anisomag": "anisotropic magnification",
 }
+
+# Numbers per row of the fields in use, and kinds of those that are no plain numbers.
+WIDTHS = dict.fromkeys(
+    (
+        "uid",
+        "blob/path",
+        "blob/idx",
+        "blob/psize_A",
+        "blob/sign",
+        "ctf/exp_group_id",
+        "ctf/phase_shift_rad",
+        "ctf/bfactor",
+        "ctf/scale",
+        "alignments3D/psize_A",
+        "alignments3D/split",
+        "alignments3D/class",
+        *DEFOCUS,
+        *LENS,
+    ),
+    (),
+)
+WIDTHS |= {"alignments3D/pose": (3,), "alignments3D/shift": (2,), "blob/shape": (2,)}
+KINDS = {"uid": "iu", "blob/path": "SU", "blob/idx": "iu", "blob/shape": "iu"}
+LARGEST_BOX = 32768
 
 Fields = Mapping[str, NDArray]
 
@@ -46,9 +80,13 @@ def is_cryosparc(path: Path) -> bool:
     InputError
         The file cannot be read.
     """
-    try:
+
+    def start() -> bytes:
         with path.open("rb") as file:
-            return file.read(6) in (NUMPY_MAGIC, CSDAT_MAGIC)
+            return file.read(6)
+
+    try:
+        return patiently(path, start) in (NUMPY_MAGIC, CSDAT_MAGIC)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -73,9 +111,7 @@ def read_cryosparc(
     InputError
         Anything missing, inconsistent or not supported; see `fastcryo.read_particles`.
     """
-    fields = _load(path)
-    if passthrough is not None:
-        fields = _join(path, fields, Path(passthrough))
+    fields = read_fields(path, passthrough)
     _require(path, fields, POSE, "particles with 3D poses are needed")
     count = len(fields[POSE[0]])
     if count == 0:
@@ -83,14 +119,11 @@ def read_cryosparc(
     notes = list(_notes(path, fields))
     optics_group, optics = _optics(path, fields, pixel_size)
     sizes = np.array([group.pixel_size for group in optics])[optics_group]
-    shift_unit = fields.get("alignments3D/psize_A", sizes).astype(np.float64)
+    shift_unit = sizes
+    if "alignments3D/psize_A" in fields:
+        shift_unit = _finite(path, fields, "alignments3D/psize_A")
     stack, index, stacks = _images(path, fields, count)
     pose, shift = (_finite(path, fields, name) for name in POSE)
-    if pose.shape != (count, 3) or shift.shape != (count, 2):
-        raise InputError(
-            f"{path}: alignments3D/pose and /shift have {pose.shape[1:]} and {shift.shape[1:]} "
-            "numbers per particle, 3 and 2 are needed"
-        )
     return Particles(
         rotations=rotations_from_vectors(pose),
         shifts=shift * shift_unit[:, None],
@@ -108,27 +141,80 @@ def read_cryosparc(
     )
 
 
+def read_fields(path: Path, passthrough: str | os.PathLike | None = None) -> Fields:
+    """Return the columns of a .cs file, joined with those of its passthrough file."""
+    fields = _load(path)
+    return fields if passthrough is None else _join(path, fields, Path(passthrough))
+
+
 def _load(path: Path) -> Fields:
     try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-            if magic == CSDAT_MAGIC:
-                raise InputError(
-                    f"{path}: in cryoSPARC's compressed stream format, save it as a NumPy .cs file"
-                )
-            if magic != NUMPY_MAGIC:
-                raise InputError(f"{path}: not a .cs file")
-            file.seek(0)
-            array = np.load(file, allow_pickle=False, max_header_size=LARGEST_HEADER)
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    except InputError:
-        raise
-    except ValueError as error:  # truncated, or objects in it
-        raise InputError(f"{path}: not a readable .cs file ({error})") from error
-    if array.dtype.names is None or array.ndim != 1:
-        raise InputError(f"{path}: not a .cs file (an array without named fields)")
-    return {name: array[name] for name in array.dtype.names}
+        raw = patiently(path, path.read_bytes)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    array = _table(path, raw)
+    fields = {name: array[name] for name in array.dtype.names}
+    for name, values in fields.items():
+        width = WIDTHS.get(name)
+        if width is None:
+            continue
+        kinds = KINDS.get(name, "biuf")
+        if values.dtype.kind not in kinds or values.shape[1:] != width:
+            raise InputError(
+                f"{path}: {name} holds {values.dtype.base} of shape {values.shape[1:]} per row, "
+                f"{'names' if kinds == 'SU' else 'numbers'} of shape {width} are needed"
+            )
+    return fields
+
+
+def _table(path: Path, raw: bytes) -> NDArray:
+    """Interpret the bytes of a .cs file, once its header agrees with their number."""
+    if raw.startswith(CSDAT_MAGIC):
+        raise InputError(
+            f"{path}: in cryoSPARC's compressed stream format, save it as a NumPy .cs file"
+        )
+    if not raw.startswith(NUMPY_MAGIC):
+        raise InputError(f"{path}: not a .cs file")
+    wide = raw[6:7] != b"\x01"
+    start = 12 if wide else 10
+    offset = start + int.from_bytes(raw[8:start], "little")
+    # Python's own parser takes a hundred times the memory of what it parses.
+    found = HEADER.fullmatch(raw[start:offset].decode("utf-8", errors="replace"))
+    if offset > len(raw) or found is None:
+        whole = b"'descr': [" in raw[start:offset] or offset > len(raw)
+        what = "its header is damaged" if whole else "an array without named fields"
+        raise InputError(f"{path}: not a readable .cs file ({what})")
+    dtype, rows = _row_type(path, found["fields"]), int(found["rows"])
+    if dtype.hasobject:
+        raise InputError(f"{path}: holds Python objects, which are not read from files")
+    if rows * dtype.itemsize > len(raw) - offset:
+        raise InputError(
+            f"{path}: truncated, {rows} rows of {dtype.itemsize} bytes are promised and "
+            f"{len(raw) - offset} bytes are left"
+        )
+    if rows == 0 or dtype.itemsize == 0:
+        return np.zeros(0, dtype)
+    return np.frombuffer(raw, dtype, rows, offset)
+
+
+def _row_type(path: Path, text: str) -> np.dtype:
+    """Return the type of a row from the list of its fields."""
+    fields, at = [], 0
+    while at < len(text):
+        found = FIELD.match(text, at)
+        if found is None:
+            raise InputError(
+                f"{path}: not a readable .cs file (field {len(fields) + 1} is damaged)"
+            )
+        name, kind, widths = found.groups()
+        shape = tuple(int(width) for width in (widths or "").split(",") if width.strip())
+        fields.append((name, kind, shape))
+        at = found.end()
+    try:
+        return np.dtype(fields)
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a readable .cs file ({reason})") from error
 
 
 def _join(path: Path, fields: Fields, passthrough: Path) -> Fields:
@@ -161,7 +247,8 @@ def _require(path: Path, fields: Fields, names: Iterable[str], purpose: str) -> 
 
 
 def _finite(path: Path, fields: Fields, name: str) -> NDArray[np.float64]:
-    values = fields[name].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # NaNs that say so when they are copied
+        values = fields[name].astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
     if len(bad):
         raise InputError(
@@ -197,12 +284,13 @@ def _boxes(path: Path, fields: Fields, count: int) -> NDArray[np.float64]:
     """Side of every image, 0 where the file does not say."""
     if "blob/shape" not in fields:
         return np.zeros(count)
-    shapes = fields["blob/shape"].reshape(count, -1)
-    odd = np.flatnonzero((shapes[:, 0] != shapes[:, -1]) | (shapes[:, 0] <= 0))
-    if shapes.shape[1] != 2 or len(odd):
-        found = " x ".join(map(str, shapes[odd[0] if len(odd) else 0][::-1]))
+    shapes = fields["blob/shape"].astype(np.int64)
+    side = shapes[:, 0]
+    odd = np.flatnonzero((side != shapes[:, 1]) | (side <= 0) | (side > LARGEST_BOX))
+    if len(odd):
+        found = " x ".join(map(str, shapes[odd[0]][::-1]))
         raise InputError(f"{path}: images of {found} pixels, square ones are needed")
-    return shapes[:, 0].astype(np.float64)
+    return side.astype(np.float64)
 
 
 def _images(
@@ -215,7 +303,10 @@ def _images(
     # A leading '>' marks files that the job owns; it is no part of the name.
     names = [os.fsdecode(name).removeprefix(">") for name in unique]
     stack, stacks = index_stacks(names)
-    return stack[inverse.reshape(-1)], fields["blob/idx"].astype(np.int64), stacks
+    index = fields["blob/idx"].astype(np.int64)
+    if (index < 0).any():
+        raise InputError(f"{path}: blob/idx of row {np.argmax(index < 0) + 1} is below zero")
+    return stack[inverse.reshape(-1)], index, stacks
 
 
 def _ctf(path: Path, fields: Fields, notes: list[str]) -> CTF | None:
@@ -249,8 +340,9 @@ def _half_sets(path: Path, fields: Fields, count: int) -> NDArray[np.int8]:
     split = fields.get("alignments3D/split")
     if split is None:
         return np.zeros(count, np.int8)
-    if split.max() > 1:
-        raise InputError(f"{path}: alignments3D/split is {split.max()}, 0 or 1 is needed")
+    other = np.flatnonzero(~np.isin(split, (0, 1)))
+    if len(other):
+        raise InputError(f"{path}: alignments3D/split is {split[other[0]]}, 0 or 1 is needed")
     return (split + 1).astype(np.int8)
 
 

@@ -116,7 +116,7 @@ def write_fsc_star(
     options.align_pairs, options.align_loops = 40, 30
     heading = f"# fastcryo {__version__}\n" + "".join(f"# {c}\n" for c in command.splitlines())
     with replacing(path) as temporary:
-        temporary.write_text(f"{heading}\n{document.as_string(options)}")
+        temporary.write_text(f"{heading}\n{document.as_string(options)}", encoding="utf-8")
 
 
 def _add_loop(document: cif.Document, name: str, columns: dict[str, list[str]]) -> None:
@@ -174,7 +174,7 @@ def write_fsc_xml(
         ElementTree.SubElement(coordinate, "y").text = f"{y:.6f}"
     ElementTree.indent(root)
     with replacing(path) as temporary:
-        temporary.write_text(ElementTree.tostring(root, encoding="unicode") + "\n")
+        temporary.write_text(ElementTree.tostring(root, encoding="unicode") + "\n", "utf-8")
 
 
 def read_fsc_table(path: str | os.PathLike) -> FSCTable:

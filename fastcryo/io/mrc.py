@@ -25,6 +25,7 @@ from fastcryo.io.mrc_header import (
     parse_header,
     voxel_size,
 )
+from fastcryo.io.patience import patiently
 from fastcryo.kernels.cpu.codes import decode_half
 
 REMEMBERED_STACKS = 4096
@@ -198,21 +199,23 @@ class Stack:
             out[...] = raw
 
     def _read_bytes(self, start: int, out: memoryview) -> None:
-        start += self._offset
         try:
-            with self.path.open("rb", buffering=0) as file:
-                if hasattr(os, "posix_fadvise"):
-                    # As much again is read ahead while these images are worked on.
-                    size = 2 * len(out)
-                    os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
-                file.seek(start)
-                while out:
-                    count = file.readinto(out)
-                    if not count:
-                        raise InputError(f"{self.path}: ends early, copy or write it again")
-                    out = out[count:]
+            patiently(self.path, lambda: self._read_once(start + self._offset, out))
         except OSError as error:
             raise _unreadable(self.path, error) from error
+
+    def _read_once(self, start: int, out: memoryview) -> None:
+        with self.path.open("rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):
+                # As much again is read ahead while these images are worked on.
+                size = 2 * len(out)
+                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+            file.seek(start)
+            while out:
+                count = file.readinto(out)
+                if not count:
+                    raise InputError(f"{self.path}: ends early, copy or write it again")
+                out = out[count:]
 
 
 def open_stack(path: str | os.PathLike) -> Stack:
@@ -227,11 +230,17 @@ def open_stack(path: str | os.PathLike) -> Stack:
         agree with the header.
     """
     path = Path(path)
-    try:
+
+    def look() -> Stack:
         status = path.stat()
         # The time and size are part of the key: a file written anew is opened anew.
         return _open_stack(path, status.st_mtime_ns, status.st_size)
-    except OSError as error:
+
+    try:
+        return patiently(path, look)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise _unreadable(path, error) from error
 
 
@@ -253,7 +262,7 @@ def _open_stack(path: Path, _changed: int, size: int) -> Stack:
 
 def _read_whole(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        raw = patiently(path, path.read_bytes)
         decompress = _compression(raw)
         return decompress(raw) if decompress else raw
     except (OSError, EOFError, ValueError, zlib.error) as error:

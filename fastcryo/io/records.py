@@ -19,6 +19,8 @@ from fastcryo.resample import resample, window_side
 
 # Pixel sizes that differ by less are those of one microscope, written with fewer digits.
 SAME_SIZE = 1e-4
+# Angstrom; anything else is a mistake in the file.
+POSSIBLE_SIZES = 1e-2, 1e3
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,8 @@ def pixel_sizes_of(
                 f"and {sizes[other[0]]:g} A in {names[other[0]]}, one --angpix cannot replace them"
             )
         sizes[:] = given
-    bad = sizes[~(np.isfinite(sizes) & (sizes > 0))]
+    smallest, largest = POSSIBLE_SIZES
+    bad = sizes[~((sizes >= smallest) & (sizes <= largest))]
     if len(bad):
         raise InputError(
             f"{source}: the pixel size is {bad[0]:g} A, give the right one by --angpix"

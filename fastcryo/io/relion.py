@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
+from fastcryo.io.cs import is_cryosparc
 from fastcryo.io.records import (
     Particles,
     decaying_bfactor,
@@ -37,6 +38,23 @@ SHIFTS = (("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY"))
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 LENS = ("rlnVoltage", "rlnSphericalAberration")
 TOMOGRAPHY = ("rlnTomoName", "rlnTomoParticleName", "rlnOriginZAngst", "rlnOriginZ")
+# Columns of older files that the optics table has instead.
+OF_OPTICS = (
+    *LENS,
+    "rlnAmplitudeContrast",
+    "rlnImagePixelSize",
+    "rlnPixelSize",
+    "rlnDetectorPixelSize",
+    "rlnMagnification",
+    "rlnImageSize",
+    *BEAM_TILT,
+    *ZERNIKE,
+    *MAGNIFICATION,
+    *CORRECTED,
+)
+# The number of an image whose name has none: it has to be the only one of its file.
+WHOLE_FILE = "0"
+LARGEST_STACK = 2**31
 ASSUMED_AMPLITUDE_CONTRAST = 0.1
 
 
@@ -55,14 +73,7 @@ def read_relion(path: Path, pixel_size: float | None = None) -> Particles:
         Anything missing, inconsistent or not supported; see `fastcryo.read_particles`.
     """
     tables = read_star(path)
-    name = next((n for n in PARTICLE_BLOCKS if n in tables), None)
-    if name is None:
-        found = listing(f"data_{t.name}" for t in tables.values())
-        raise InputError(
-            f"{path}: no particles table (data_particles, data_images or a nameless data_), "
-            f"found {found}"
-        )
-    table, optics_table = tables[name], tables.get("optics")
+    table, optics_table = particles_table(path, tables), tables.get("optics")
     _refuse_tomography(table, optics_table)
     table.require(ANGLES, "particles with 3D poses are needed")
     if len(table) == 0:
@@ -92,6 +103,69 @@ def read_relion(path: Path, pixel_size: float | None = None) -> Particles:
     )
 
 
+def particles_table(path: Path, tables: Mapping[str, Table]) -> Table:
+    """Return the table of the particles among those of a file."""
+    name = next((n for n in PARTICLE_BLOCKS if n in tables), None)
+    if name is None:
+        found = listing(f"data_{t.name}" for t in tables.values())
+        raise InputError(
+            f"{path}: no particles table (data_particles, data_images or a nameless data_), "
+            f"found {found}"
+        )
+    return tables[name]
+
+
+def read_rows(path: Path) -> Rows:
+    """Return the particles table of a file joined with its optics table."""
+    tables = read_star(path)
+    return join_optics(particles_table(path, tables), tables.get("optics"))
+
+
+def write_subset(path: str | os.PathLike, particles: Particles) -> None:
+    """Write some particles of a file as STAR of version 3.1, with all columns of that file.
+
+    Columns that RELION 3.1 keeps in the optics table move there, and origins in pixels become
+    origins in angstrom; all else stands as it stood. Particles of a .cs file are written with what
+    was read.
+
+    Parameters
+    ----------
+    path : path
+    particles : Particles
+        Of one file, any of its rows in any order.
+
+    Raises
+    ------
+    InputError
+        The file cannot be written, or its source no longer read.
+    """
+    if is_cryosparc(particles.source):
+        names = [
+            f"{number + 1:06d}@{particles.stacks[stack]}" if particles.stacks else ""
+            for number, stack in zip(particles.slice, particles.stack, strict=True)
+        ]
+        write_particles(path, particles, names)
+        return
+    tables = read_star(particles.source)
+    table = particles_table(particles.source, tables)
+    columns = {
+        name: [values[row] for row in particles.row]
+        for name, values in ((name, table.strings(name)) for name in table.columns)
+    }
+    if "optics" in tables:
+        written = {
+            t.name: {name: t.strings(name) for name in t.columns}
+            for t in tables.values()
+            if t is not table
+        }
+        write_star(path, {**written, table.name: columns})
+        return
+    columns = {c: v for c, v in columns.items() if c not in OF_OPTICS and c not in SHIFTS[1]}
+    columns |= {c: _texts({c: v})[c] for c, v in zip(SHIFTS[0], particles.shifts.T, strict=True)}
+    columns["rlnOpticsGroup"] = [str(group + 1) for group in particles.optics_group]
+    write_star(path, {"optics": _texts(_optics_columns(particles)), "particles": columns})
+
+
 def write_particles(
     path: str | os.PathLike, particles: Particles, image_names: Sequence[str]
 ) -> None:
@@ -111,6 +185,26 @@ def write_particles(
     """
     if len(image_names) != len(particles):
         raise InputError(f"{path}: {len(image_names)} image names for {len(particles)} particles")
+    columns = {"rlnImageName": image_names}
+    columns |= dict(zip(ANGLES, euler_angles(particles.rotations).T, strict=True))
+    columns |= dict(zip(SHIFTS[0], particles.shifts.T, strict=True))
+    if particles.ctf is not None:
+        columns |= {
+            "rlnDefocusU": particles.ctf.defocus_u,
+            "rlnDefocusV": particles.ctf.defocus_v,
+            "rlnDefocusAngle": particles.ctf.defocus_angle,
+            "rlnPhaseShift": particles.ctf.phase_shift,
+            "rlnCtfBfactor": particles.ctf.bfactor,
+            "rlnCtfScalefactor": particles.ctf.scale,
+        }
+    columns["rlnOpticsGroup"] = particles.optics_group + 1
+    columns["rlnRandomSubset"] = particles.half
+    optics = _texts(_optics_columns(particles))
+    write_star(path, {"optics": optics, "particles": _texts(columns)})
+
+
+def _optics_columns(particles: Particles) -> dict[str, Sequence]:
+    """Return the columns of the optics table, without those that nothing is known of."""
     groups = particles.optics
     optics = {
         "rlnOpticsGroupName": [g.name for g in groups],
@@ -134,22 +228,7 @@ def write_particles(
     for column, meaning in CORRECTED.items():
         if any(g.corrected == meaning for g in groups):
             optics[column] = [int(g.corrected == meaning) for g in groups]
-    columns = {"rlnImageName": image_names}
-    columns |= dict(zip(ANGLES, euler_angles(particles.rotations).T, strict=True))
-    columns |= dict(zip(SHIFTS[0], particles.shifts.T, strict=True))
-    if particles.ctf is not None:
-        columns |= {
-            "rlnDefocusU": particles.ctf.defocus_u,
-            "rlnDefocusV": particles.ctf.defocus_v,
-            "rlnDefocusAngle": particles.ctf.defocus_angle,
-            "rlnPhaseShift": particles.ctf.phase_shift,
-            "rlnCtfBfactor": particles.ctf.bfactor,
-            "rlnCtfScalefactor": particles.ctf.scale,
-        }
-    columns["rlnOpticsGroup"] = particles.optics_group + 1
-    columns["rlnRandomSubset"] = particles.half
-    known = {column: values for column, values in optics.items() if None not in values}
-    write_star(path, {"optics": _texts(known), "particles": _texts(columns)})
+    return {column: values for column, values in optics.items() if None not in values}
 
 
 def _refuse_tomography(table: Table, optics: Table | None) -> None:
@@ -175,7 +254,10 @@ def _images(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[P
     names = table.strings("rlnImageName")
     parts = [name.partition("@") for name in names]
     for row, (number, _, stack) in enumerate(parts):
-        if not (number.isdecimal() and stack) or int(number) == 0:
+        numbered = number.isascii() and number.isdecimal() and stack
+        if "@" not in names[row] and number:
+            parts[row] = (WHOLE_FILE, "@", number)
+        elif not numbered or not 0 < int(number) <= LARGEST_STACK:
             raise InputError(
                 f"{table.path}: rlnImageName of row {row + 1} is {names[row]!r}, a number from 1 "
                 "and a stack are needed (000001@stack.mrcs)"

@@ -179,7 +179,8 @@ def _pixel_sizes(rows: Rows) -> NDArray[np.float64] | None:
         return rows.numbers("rlnPixelSize")
     if (magnification <= 0).any():
         raise InputError(f"{rows.particles.path}: rlnMagnification must be positive")
-    return 1e4 * detector / magnification  # from micrometres
+    with np.errstate(over="ignore"):  # what is infinite is refused as a pixel size
+        return 1e4 * detector / magnification  # from micrometres
 
 
 def _correction(rows: Rows) -> NDArray[np.float64]:

@@ -14,8 +14,20 @@ from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
 from fastcryo.io.atomic import replacing
+from fastcryo.io.patience import patiently
+from fastcryo.io.star_text import (
+    MARKED,
+    UTF16_MARKS,
+    StarSyntaxError,
+    blocks_by_lines,
+    plain_text,
+    quoted,
+    unmarked,
+    unmarked_columns,
+)
 
 LONGEST_LISTING = 8
+LARGEST_INTEGER = 2**53
 RELION_VERSION = "# version 30001\n\n"
 
 
@@ -73,7 +85,7 @@ class Table:
     def integers(self, column: str) -> NDArray[np.int64]:
         """Return a column of whole numbers; raises `InputError` as `numbers` does."""
         values = self.numbers(column)
-        bad = np.flatnonzero(values != np.rint(values))
+        bad = np.flatnonzero((values != np.rint(values)) | (np.abs(values) > LARGEST_INTEGER))
         if len(bad):
             raise InputError(
                 f"{self.path}: {column} in row {bad[0] + 1} of data_{self.name} is "
@@ -111,17 +123,26 @@ def read_star(path: str | os.PathLike) -> dict[str, Table]:
     """
     path = Path(path)
     try:
-        # Windows editors put a byte order mark in front, which gemmi does not know.
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        document = cif.read_string(text)
+        raw = patiently(path, path.read_bytes)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if b"\0" in raw and not raw.startswith(UTF16_MARKS):
+        raise InputError(f"{path}: not a valid STAR file (a binary file)")
+    text = plain_text(raw)
+    try:
+        document = cif.read_string(text)
     except (ValueError, RuntimeError) as error:  # syntax, and names that occur twice
-        raise InputError(f"{path}: not a valid STAR file ({_reason(error)})") from error
-    tables = {}
-    for block in document:
-        name = block.name.strip()
-        tables[name.lower()] = Table(path, name, _columns(path, block))
+        try:
+            # Words that mean something to CIF are names of files to RELION.
+            blocks = blocks_by_lines(text)
+        except StarSyntaxError as other:
+            reason = str(other) if other.of_row else _reason(error)
+            raise InputError(f"{path}: not a valid STAR file ({reason})") from error
+    else:
+        blocks = {block.name.strip(): _columns(path, block) for block in document}
+    if MARKED.search(text):
+        blocks = {unmarked(name): unmarked_columns(c) for name, c in blocks.items()}
+    tables = {name.lower(): Table(path, name, columns) for name, columns in blocks.items()}
     if not tables:
         raise InputError(f"{path}: an empty STAR file, without any data_ block")
     return tables
@@ -153,11 +174,11 @@ def write_star(path: str | os.PathLike, tables: Mapping[str, Mapping[str, Sequen
     document = cif.Document()
     for name, columns in tables.items():
         loop = document.add_new_block(name).init_loop("_", list(columns))
-        loop.set_all_values([[cif.quote(v) for v in values] for values in columns.values()])
+        loop.set_all_values([[quoted(v) for v in values] for values in columns.values()])
     options = cif.WriteOptions()
     options.align_loops = 30
     with replacing(path) as temporary:
-        temporary.write_text(RELION_VERSION + document.as_string(options))
+        temporary.write_text(RELION_VERSION + document.as_string(options), encoding="utf-8")
 
 
 def _columns(path: Path, block: cif.Block) -> dict[str, list[str]]:

@@ -113,7 +113,7 @@ def fraction_double(q, unit):
     return type(unit)(q & 0xFFFFFFFFFFFFF) * unit
 
 
-@overload(fraction, inline="always")
+@overload(fraction)
 def _choose_fraction(q, unit):
     """Choose by the type of `unit`, not sample by sample."""
     return fraction_single if unit == types.float32 else fraction_double
@@ -147,17 +147,23 @@ def scatter_power_nearest(volume, places, weights, i, row, plane, value, squared
 
 
 @register
+def corner_weights(qx, qy, qz, unit):
+    """Weights of the corners of a cell: of its four rows along x, then of their two ends."""
+    one = type(unit)(1)
+    fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
+    gx, gy, gz = one - fx, one - fy, one - fz
+    return gy * gz, fy * gz, gy * fz, fy * fz, gx, fx
+
+
+@register
 def list_trilinear_plain(q, d, count, row, plane, unit, places, weights):
     """Write down cells and weights of a run, products of 1 - distance: see `corners`."""
-    one = type(unit)(1)
     for i in range(count):
         qx, qy, qz = q[0] + i * d[0], q[1] + i * d[1], q[2] + i * d[2]
-        fx, fy, fz = fraction(qx, unit), fraction(qy, unit), fraction(qz, unit)
-        gx, gy, gz = one - fx, one - fy, one - fz
         places[i] = cell_index(qx, qy, qz, row, plane)
-        weights[0, i], weights[1, i] = gy * gz, fy * gz
-        weights[2, i], weights[3, i] = gy * fz, fy * fz
-        weights[4, i], weights[5, i] = gx, fx
+        w = corner_weights(qx, qy, qz, unit)
+        for corner in range(6):
+            weights[corner, i] = w[corner]
 
 
 @register

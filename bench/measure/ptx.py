@@ -1,0 +1,126 @@
+"""CUDA kernels compiled for cards that are not there: their PTX, and what the assembler says."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numba
+import numpy as np
+
+CAPABILITIES = ((7, 5), (8, 0), (9, 0))
+REGISTERS = re.compile(r"Used (\d+) registers")
+MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+SHARED = re.compile(r"(\d+) bytes smem")
+
+
+def signatures(exact=False, real=numba.float32):
+    """Return the types of the arguments of every kernel of a window, by name."""
+    i64, f64 = numba.int64, numba.float64
+    complex_ = numba.complex64 if real == numba.float32 else numba.complex128
+    volume, table, weights = complex_[::1], complex_[:, ::1], real[:, ::1]
+    total = i64[:, ::1] if exact else real[:, ::1]
+    common = (i64[:, :, ::1], numba.int16[:, ::1], i64, real)
+    normal = (
+        *(volume, volume, total, total, weights, table, i64[::1], f64, f64, f64[:, ::1]),
+        *common,
+    )
+    power = (total, weights, i64[::1], f64, *common)
+    found = {
+        "adjoint": (table, total, f64, *common),
+        "gradient": normal,
+        "gradient_pair": normal,
+        "diagonal": power,
+        "gridding": power,
+    }
+    if not exact:
+        found["forward"] = (volume, table, *common)
+        found["energy"] = normal
+        found["energy_pair"] = normal
+    return found
+
+
+def vector_signatures(real=numba.float32):
+    """Return the types of the arguments of the kernels of whole half grids, by name."""
+    f64, i8 = numba.float64, numba.int8
+    complex_ = numba.complex64 if real == numba.float32 else numba.complex128
+    plane, flat, numbers = complex_[:, ::1], complex_[::1], real[::1]
+    sums = f64[:, ::1]
+    return {
+        "_inner": (plane, plane, sums),
+        "_finish": (plane, plane, real, real[:, ::1], sums),
+        "_damped_norm": (plane, real[:, ::1], sums),
+        "_step": (flat, flat, real),
+        "_scale": (flat, numbers, flat),
+        "_approach": (flat, flat, real),
+        "_from_signs": (i8[::1], real, flat),
+        "_take_probe": (i8[::1], flat, numbers, numbers, real, real, real),
+        "_invert": (numbers, real, numbers, numbers),
+        "_add_mirror": (plane, plane),
+        "_add_mirror_real": (real[:, ::1], real[:, ::1]),
+        "_from_exact": (numba.int64[::1], f64, numbers),
+        "_clear": (flat,),
+        "_largest": (flat, numbers),
+    }
+
+
+def all_kernels(real=numba.float32):
+    """Yield (name, kernel, signature) of every CUDA kernel of the package."""
+    from fastcryo.cuda_sweeps import WINDOWS, kernels_of
+    from fastcryo.kernels.cuda import slicing, vectors
+
+    for window in WINDOWS:
+        for exact in (False, True):
+            for name, types in signatures(exact, real).items():
+                label = f"{window} {name}{' exact' if exact else ''}"
+                yield label, getattr(kernels_of(window, exact), name), types
+    for name, types in vector_signatures(real).items():
+        yield name.lstrip("_"), getattr(vectors, name), types
+    yield "add_columns", slicing.add_columns, (numba.float64[:, ::1], numba.float64[:, ::1])
+
+
+def compile_to_ptx(kernel, types, capability):
+    """Return the PTX of a kernel for a compute capability, without a card or driver.
+
+    Numba asks the current card which capability its device functions are for; here it is told.
+    """
+    from numba import cuda
+    from numba.cuda import dispatcher
+
+    asked = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+    try:
+        return cuda.compile_ptx(kernel.py_func, types, cc=capability, device=False)[0]
+    finally:
+        dispatcher.get_current_device = asked
+
+
+def find_ptxas():
+    """Return the assembler of the wheel nvidia-cuda-nvcc, or that on the path; None if none.
+
+    The wheel comes first: it is of the same version as the compiler that writes the PTX.
+    """
+    packages = Path(np.__file__).parents[1]
+    inside = sorted(packages.glob("nvidia/*/bin/ptxas"))
+    return str(inside[-1]) if inside else shutil.which("ptxas")
+
+
+def assemble(ptxas, ptx, capability):
+    """Return registers, shared memory, stack and spilled bytes of a kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.ptx")
+        source.write_text(ptx)
+        target = f"sm_{capability[0]}{capability[1]}"
+        command = [ptxas, "-v", "-arch", target, "-o", str(source) + ".o", str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = done.stdout + done.stderr
+    stack, stores, loads = MEMORY.findall(said)[-1]
+    shared = SHARED.search(said)
+    return {
+        "registers": int(REGISTERS.search(said)[1]),
+        "shared": int(shared[1]) if shared else 0,
+        "stack": int(stack),
+        "spilled": int(stores) + int(loads),
+    }

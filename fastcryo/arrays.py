@@ -1,0 +1,84 @@
+"""Half grids on the host or on a graphics card: what is done to them wherever they lie."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastcryo.kernels.cpu import vectors as cpu_vectors
+
+
+def on_host(array: Any) -> bool:
+    """Whether an array lies in the memory of the processor."""
+    return isinstance(array, np.ndarray)
+
+
+def vectors_of(array: Any) -> ModuleType:
+    """Return the kernels of whole half grids for where an array lies."""
+    if on_host(array):
+        return cpu_vectors
+    from fastcryo.kernels.cuda import vectors
+
+    return vectors
+
+
+def fetch(array: Any) -> NDArray:
+    """Return an array on the host."""
+    return array if on_host(array) else array.copy_to_host()
+
+
+def empty_like(array: Any) -> Any:
+    """Return an array of the same size beside another, with any values."""
+    return np.empty_like(array) if on_host(array) else vectors_of(array).empty_like(array)
+
+
+def copy_of(array: Any) -> Any:
+    """Return a copy beside an array."""
+    if on_host(array):
+        return array.copy()
+    out = empty_like(array)
+    out.copy_to_device(array)
+    return out
+
+
+def difference(left: Any, right: Any) -> Any:
+    """Return left - right of complex half grids."""
+    if on_host(left):
+        return left - right
+    out = copy_of(left)
+    vectors_of(left).step_along(out, right, _real(left)(1))
+    return out
+
+
+def add_to(total: Any, other: Any) -> None:
+    """Add one complex half grid to another in place."""
+    if on_host(total):
+        total += other
+    else:
+        vectors_of(total).step_along(total, other, _real(total)(-1))
+
+
+def approach(mean: Any, volume: Any, share: float) -> None:
+    """Move mean <- mean + share (volume - mean) in place."""
+    weight = _real(mean)(share)
+    if on_host(mean):
+        mean += weight * (volume - mean)
+    else:
+        vectors_of(mean).approach(mean, volume, weight)
+
+
+def from_signs(signs: NDArray[np.int8], volume: Any) -> Any:
+    """Return signs as a complex half grid beside a volume."""
+    if on_host(volume):
+        return signs.astype(volume.dtype)
+    out = empty_like(volume)
+    vectors_of(volume).from_signs(signs, out)
+    return out
+
+
+def _real(array: Any) -> type:
+    """Return the real type of an array's numbers."""
+    return np.zeros(0, array.dtype).real.dtype.type

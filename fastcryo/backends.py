@@ -1,0 +1,114 @@
+"""Where kernels run: on the processor, or on a graphics card that is looked for when asked for."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+
+from fastcryo.errors import InputError
+
+BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
+# What CUDA 13 compiles for.
+OLDEST_CARD = (7, 5)
+INSTALL = "pip install 'fastcryo[cuda]'"
+
+
+def choose_backend(name: str) -> str:
+    """Return "cpu", "cuda" or "cuda-deterministic" for a backend's name.
+
+    "auto" is "cuda" where that works, else "cpu"; it says which on standard error, once.
+
+    Raises
+    ------
+    InputError
+        An unknown name, or CUDA that does not work; the message says why, and what helps.
+    """
+    if name not in BACKENDS:
+        raise InputError(f"backend: {name!r} is unknown, choose from {', '.join(BACKENDS)}")
+    if name == "cpu":
+        return name
+    problem = why_not_cuda()
+    if name == "auto":
+        if problem is None and _simulated():
+            problem = "CUDA is simulated (NUMBA_ENABLE_CUDASIM), which is slow"
+        say_once(f"CUDA: {_card_name()}" if problem is None else f"CPU, because {problem}")
+        return "cuda" if problem is None else "cpu"
+    if problem is not None:
+        raise InputError(f"backend: {problem}, or use the CPU (backend 'cpu')")
+    return name
+
+
+@functools.cache
+def why_not_cuda() -> str | None:
+    """Say why CUDA cannot be used here and what helps, None if it can."""
+    try:
+        from fastcryo.kernels.cuda._jit import SIMULATED, cuda
+    except ImportError as error:
+        return f"CUDA for Numba cannot be imported ({_first_line(error)}): {INSTALL}"
+    if SIMULATED:
+        return None
+    error = cuda.cuda_error()
+    if error is not None:
+        return f"no NVIDIA driver answers ({_first_line(error)}): install or update the driver"
+    try:
+        if len(cuda.gpus) == 0:
+            return "no NVIDIA card is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+        device = cuda.get_current_device()
+        capability = tuple(device.compute_capability)
+        if capability < OLDEST_CARD:
+            return (
+                f"the card has compute capability {capability[0]}.{capability[1]}, "
+                f"{OLDEST_CARD[0]}.{OLDEST_CARD[1]} or more is needed: choose another card"
+            )
+        _try_kernel()
+    except Exception as error:
+        return f"CUDA does not work ({_first_line(error)}): {INSTALL}"
+    return None
+
+
+def with_remedy(error: Exception, box: int) -> Exception:
+    """Return what to raise for an exception of CUDA: too little memory in words of our own."""
+    if "OUT_OF_MEMORY" not in str(error) and not isinstance(error, MemoryError):
+        return error
+    return InputError(
+        f"backend: the memory of the card is too small for box {box}: close other programs that "
+        "use it, crop the images (--box), or use the CPU (backend 'cpu')"
+    )
+
+
+def _try_kernel() -> None:
+    """Compile and run one kernel."""
+    from fastcryo.kernels.cuda import vectors
+    from fastcryo.kernels.cuda._jit import cuda
+
+    ones = cuda.to_device(np.ones((1, 1, 1), np.complex64))
+    if vectors.inner_by_plane(ones, ones)[0] != 1:
+        raise RuntimeError("a kernel gave a wrong result")
+
+
+def _simulated() -> bool:
+    from fastcryo.kernels.cuda._jit import SIMULATED
+
+    return SIMULATED
+
+
+def _card_name() -> str:
+    from fastcryo.kernels.cuda._jit import cuda
+
+    name = cuda.get_current_device().name
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Say something on standard error, the first time only."""
+    print(f"fastcryo: backend auto: {text}", file=sys.stderr)
+
+
+def _first_line(error: Any) -> str:
+    """Return the first line of an error's message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]).rstrip(".:") if lines else type(error).__name__

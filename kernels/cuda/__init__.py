@@ -1,0 +1,1 @@
+"""Kernels for graphics cards: ``numba.cuda.jit``. Import them only where CUDA is asked for."""

@@ -1,0 +1,50 @@
+"""The one place that imports CUDA, and every option of its decorators.
+
+With the package numba-cuda installed, ``numba.cuda`` is that package; without it, what Numba itself
+ships. Nothing here is imported by ``import fastcryo``.
+"""
+
+import warnings
+
+import numba
+
+with warnings.catch_warnings():
+    # Numba's own copy says that numba-cuda replaces it; either will do.
+    warnings.simplefilter("ignore")
+    from numba import cuda
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+
+# Threads of a block, and blocks of a launch at most. 256 threads of up to 64 registers let four
+# blocks live on a multiprocessor; 4096 blocks are 7 rounds on the largest card, so that the last
+# round wastes little. They do not depend on the card: sums by block are the same on all. The
+# simulator makes a Python thread of every one, so there they are few.
+THREADS = 4 if SIMULATED else 256
+BLOCKS = 2 if SIMULATED else 4096
+
+# Small boxes and batches launch few blocks, which is no fault of the user's.
+numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
+
+def kernel(function):
+    """Compile a kernel when it is first launched, for the card that is there.
+
+    ``fastmath`` stays off: on CUDA it would flush small numbers and approximate divisions. Sums of
+    products are contracted to fused multiply-adds by default.
+    """
+    return cuda.jit(function)
+
+
+def launch_shape(columns, rows):
+    """Return (blocks along columns, blocks along rows): a thread per column, as many as are useful.
+
+    Parameters
+    ----------
+    columns, rows : int
+        Samples and images, or voxels and 1.
+    """
+    across = max(1, min(-(-columns // THREADS), BLOCKS))
+    return across, max(1, min(rows, BLOCKS // across))
+
+
+__all__ = ["BLOCKS", "SIMULATED", "THREADS", "cuda", "kernel", "launch_shape"]

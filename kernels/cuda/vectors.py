@@ -1,0 +1,258 @@
+"""Sums and updates of whole half grids on a graphics card; names and arguments as on the processor.
+
+One plane kz is summed by `SHARES` blocks of threads, each in a fixed order in float64, so that
+results do not depend on the order in which blocks run. Functions take arrays on the device, and
+what they return is on the host: one number per plane.
+"""
+
+import math
+
+import numpy as np
+
+from fastcryo.kernels._jit import register
+from fastcryo.kernels.cuda._jit import SIMULATED, THREADS, cuda, kernel, launch_shape
+
+# Blocks per plane: 97 planes of N = 192 fill a card of 132 multiprocessors with 5 blocks each.
+SHARES = 1 if SIMULATED else 8
+
+
+@register
+def sum_of_block(value, partials):
+    """Store the sum of one float64 number of every thread of a block in its place of partials."""
+    shared = cuda.shared.array(THREADS, np.float64)
+    t = cuda.threadIdx.x
+    shared[t] = value
+    cuda.syncthreads()
+    half = THREADS // 2
+    while half > 0:
+        if t < half:
+            shared[t] += shared[t + half]
+        cuda.syncthreads()
+        half //= 2
+    if t == 0:
+        partials[cuda.blockIdx.y, cuda.blockIdx.x] = shared[0]
+
+
+@kernel
+def _inner(left, right, partials):
+    z, total = cuda.blockIdx.y, 0.0
+    for i in range(cuda.grid(2)[0], left.shape[1], cuda.gridsize(2)[0]):
+        a, b = left[z, i], right[z, i]
+        total += np.float64(a.real) * np.float64(b.real)
+        total += np.float64(a.imag) * np.float64(b.imag)
+    sum_of_block(total, partials)
+
+
+@kernel
+def _finish(total, volume, scale, damping, partials):
+    z, norm = cuda.blockIdx.y, 0.0
+    for i in range(cuda.grid(2)[0], total.shape[1], cuda.gridsize(2)[0]):
+        weight = damping[0, 0] if damping.size == 1 else damping[z, i]
+        t, v = total[z, i], volume[z, i]
+        re, im = weight * v.real, weight * v.imag
+        norm += np.float64(re * v.real + im * v.imag)
+        total[z, i] = complex(scale * t.real + re, scale * t.imag + im)
+    sum_of_block(norm, partials)
+
+
+@kernel
+def _damped_norm(volume, damping, partials):
+    z, total = cuda.blockIdx.y, 0.0
+    for i in range(cuda.grid(2)[0], volume.shape[1], cuda.gridsize(2)[0]):
+        weight = np.float64(damping[0, 0] if damping.size == 1 else damping[z, i])
+        v = volume[z, i]
+        total += weight * (np.float64(v.real) ** 2 + np.float64(v.imag) ** 2)
+    sum_of_block(total, partials)
+
+
+@kernel
+def _step(volume, direction, step):
+    for i in range(cuda.grid(1), volume.size, cuda.gridsize(1)):
+        v, d = volume[i], direction[i]
+        volume[i] = complex(v.real - step * d.real, v.imag - step * d.imag)
+
+
+@kernel
+def _scale(volume, factor, out):
+    for i in range(cuda.grid(1), volume.size, cuda.gridsize(1)):
+        v, w = volume[i], factor[i]
+        out[i] = complex(w * v.real, w * v.imag)
+
+
+@kernel
+def _approach(mean, volume, share):
+    for i in range(cuda.grid(1), mean.size, cuda.gridsize(1)):
+        m, v = mean[i], volume[i]
+        mean[i] = complex(m.real + share * (v.real - m.real), m.imag + share * (v.imag - m.imag))
+
+
+@kernel
+def _from_signs(signs, one, out):
+    for i in range(cuda.grid(1), signs.size, cuda.gridsize(1)):
+        out[i] = complex(one * signs[i], one - one)
+
+
+@kernel
+def _take_probe(signs, product, mean, smoothed, share, beta, rest):
+    for i in range(cuda.grid(1), signs.size, cuda.gridsize(1)):
+        m = mean[i]
+        m += share * (signs[i] * product[i].real - m)
+        mean[i] = m
+        smoothed[i] = beta * smoothed[i] + rest * m
+
+
+@kernel
+def _invert(diagonal, threshold, spread, out):
+    zero = threshold - threshold
+    for i in range(cuda.grid(1), diagonal.size, cuda.gridsize(1)):
+        bounded = max(abs(diagonal[i]), threshold)
+        bounded += spread[0] if spread.size == 1 else spread[i]
+        out[i] = type(threshold)(1) / bounded if bounded > 0 else zero
+
+
+@kernel
+def _add_mirror(plane, out):
+    n = plane.shape[0]
+    twice = 2 * (n // 2)
+    for i in range(cuda.grid(1), n * n, cuda.gridsize(1)):
+        y, x = i // n, i % n
+        a, b = plane[y, x], plane[(twice - y) % n, (twice - x) % n]
+        out[y, x] = complex(a.real + b.real, a.imag - b.imag)
+
+
+@kernel
+def _add_mirror_real(plane, out):
+    n = plane.shape[0]
+    twice = 2 * (n // 2)
+    for i in range(cuda.grid(1), n * n, cuda.gridsize(1)):
+        y, x = i // n, i % n
+        out[y, x] = plane[y, x] + plane[(twice - y) % n, (twice - x) % n]
+
+
+@kernel
+def _from_exact(whole, unscale, out):
+    for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+        out[i] = whole[i] * unscale
+
+
+@kernel
+def _clear(out):
+    for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+        out[i] = 0
+
+
+@kernel
+def _largest(values, partials):
+    """Store the largest |value| that each thread meets; NaN counts as infinite."""
+    largest = type(partials[0])(0)
+    for i in range(cuda.grid(1), values.size, cuda.gridsize(1)):
+        size = abs(values[i])
+        if not size <= largest:
+            largest = size if size == size else type(size)(math.inf)
+    partials[cuda.grid(1)] = largest
+
+
+def _by_plane(function, arrays, numbers=()):
+    """Launch a kernel that sums planes; returns its sums (nz,)."""
+    planes = arrays[0].shape[0]
+    partials = cuda.device_array((planes, SHARES), np.float64)
+    flat = [a.reshape(a.shape[0], a.shape[1] * a.shape[2]) for a in arrays]
+    function[(SHARES, planes), THREADS](*flat[:2], *numbers, *flat[2:], partials)
+    return partials.copy_to_host().sum(axis=1)
+
+
+def _everywhere(function, arrays, numbers=(), last=()):
+    """Launch a kernel that treats every element."""
+    flat = [a.reshape(a.size) for a in arrays]
+    function[launch_shape(flat[0].size, 1)[0], THREADS](*flat, *numbers, *last)
+
+
+def empty_like(array):
+    """Return an array of the same shape and type."""
+    return cuda.device_array(array.shape, array.dtype)
+
+
+def clear(out):
+    """Set an array to zero."""
+    _everywhere(_clear, (out,))
+
+
+def inner_by_plane(left, right):
+    """Re sum(conj(left) right) of every plane; see `fastcryo.kernels.cpu.vectors`."""
+    return _by_plane(_inner, (left, right))
+
+
+def finish_sum(total, volume, scale, damping):
+    """Set total <- scale total + damping volume; sums damping |volume|^2 by plane."""
+    return _by_plane(_finish, (total, volume, damping), (scale,))
+
+
+def damped_norm_by_plane(volume, damping):
+    """Sum damping |volume|^2 of every plane."""
+    return _by_plane(_damped_norm, (volume, damping))
+
+
+def step_along(volume, direction, step):
+    """Move volume <- volume - step direction."""
+    _everywhere(_step, (volume, direction), (step,))
+
+
+def scale_by(volume, factor, out):
+    """Multiply a complex volume by a real one: out <- factor volume."""
+    _everywhere(_scale, (volume, factor, out))
+
+
+def approach(mean, volume, share):
+    """Move mean <- mean + share (volume - mean)."""
+    _everywhere(_approach, (mean, volume), (share,))
+
+
+def from_signs(signs, out):
+    """Copy signs, int8 on the host, to a complex volume."""
+    _everywhere(_from_signs, (cuda.to_device(signs),), (_real(out)(1),), (out.reshape(out.size),))
+
+
+def take_probe(signs, product, mean, smoothed, probes, beta):
+    """Take in a probe, signs Re(product): mean is that of so many, then smoothed follows it.
+
+    Signs are int8, on the host; mean <- mean + (probe - mean) / probes, and
+    smoothed <- beta smoothed + (1 - beta) mean.
+    """
+    real = mean.dtype.type
+    signs = cuda.to_device(signs)
+    numbers = real(1 / probes), real(beta), real(1 - beta)
+    _everywhere(_take_probe, (signs, product, mean, smoothed), numbers)
+
+
+def invert(diagonal, threshold, spread, out):
+    """Set out <- 1 / (max(|diagonal|, threshold) + spread), 0 where that is 0."""
+    numbers = (diagonal.dtype.type(threshold),)
+    _everywhere(_invert, (diagonal,), numbers, (spread.reshape(spread.size), out.reshape(out.size)))
+
+
+def add_mirror_of(volume):
+    """Add to the plane kz = 0 of a half grid the conjugate of its mirror."""
+    n = volume.shape[1]
+    out = volume.reshape(volume.size)[: n * n].reshape(n, n)
+    plane = cuda.device_array((n, n), volume.dtype)
+    plane.copy_to_device(out)
+    function = _add_mirror if out.dtype.kind == "c" else _add_mirror_real
+    function[launch_shape(n * n, 1)[0], THREADS](plane, out)
+
+
+def from_exact(whole, unscale, out):
+    """Turn whole numbers back: out <- whole unscale, flat real arrays."""
+    _everywhere(_from_exact, (whole,), (unscale,), (out.reshape(out.size),))
+
+
+def largest(values):
+    """Return the largest |value| of an array; infinite if one is NaN."""
+    blocks = launch_shape(values.size, 1)[0]
+    partials = cuda.device_array(blocks * THREADS, _real(values))
+    _largest[blocks, THREADS](values.reshape(values.size), partials)
+    return float(partials.copy_to_host().max())
+
+
+def _real(array):
+    """Return the real type of an array's numbers."""
+    return np.zeros(0, array.dtype).real.dtype.type

@@ -1,0 +1,298 @@
+"""CUDA against the processor: on a card if there is one, in Numba's simulator if it is asked for.
+
+    NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py
+
+The simulator checks no types: tests/test_cuda_ptx.py compiles the kernels for real.
+"""
+
+import dataclasses
+
+import numba
+import numpy as np
+import pytest
+
+import fastcryo as fc
+from fastcryo import backends, cuda_sweeps
+from fastcryo.arrays import fetch, on_host
+from fastcryo.kernels.cpu import vectors as cpu_vectors
+from fastcryo.kernels.cuda import vectors
+from fastcryo.preconditioner import HutchinsonEstimate, rademacher, thresholded_inverse
+from fastcryo.sgd import History
+
+from . import naive
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+REASON = "no CUDA here: set NUMBA_ENABLE_CUDASIM=1 to run the kernels in the simulator"
+pytestmark = pytest.mark.skipif(backends.why_not_cuda() is not None, reason=REASON)
+
+BOXES = (16,) if SIMULATED else (64, 128)
+CHEAP_BOXES = (15, 24) if SIMULATED else (63, 128)
+CUDA = ("cuda", "cuda-deterministic")
+IMAGES = 4 if SIMULATED else 300
+TOLERANCE = 1e-5
+
+
+def close(ours, expected):
+    ours, expected = np.asarray(ours), np.asarray(expected)
+    assert ours.dtype == expected.dtype
+    assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def half(box, seed):
+    volume = np.random.default_rng(seed).normal(size=(box,) * 3)
+    return fc.FourierGrid(box).from_real(volume.astype(np.float32))
+
+
+def problem_of(backend, box=BOXES[0], with_ctf=True, symmetry="C1", **arguments):
+    rng = np.random.default_rng(4)
+    angles = rng.uniform(0, 360, (3, IMAGES))
+    ctf = fc.CTF(
+        defocus_u=rng.uniform(8000, 20000, IMAGES),
+        defocus_v=rng.uniform(8000, 20000, IMAGES),
+        defocus_angle=rng.uniform(0, 180, IMAGES),
+        voltage=300.0,
+        spherical_aberration=2.7,
+        amplitude_contrast=0.1,
+    )
+    return fc.KnownPoseProblem.from_arrays(
+        rng.normal(size=(IMAGES, box, box)).astype(np.float32),
+        fc.rotation_matrices(*angles),
+        pixel_size=3.0,
+        ctf=ctf if with_ctf else None,
+        regularization=0.1,
+        symmetry=symmetry,
+        backend=backend,
+        **arguments,
+    )
+
+
+@pytest.mark.parametrize("backend", CUDA)
+@pytest.mark.parametrize("interpolation", ["nearest", "trilinear"])
+@pytest.mark.parametrize("box", CHEAP_BOXES)
+def test_slices_and_back_projections_are_those_of_the_cpu(box, interpolation, backend):
+    # Special views put samples on grid points, on ties and on the fold.
+    special = naive.special_rotations()[:: 6 if SIMULATED else 1]
+    rotations = np.concatenate([naive.random_rotations(2, np.random.default_rng(1)), special])
+    grid, volume = fc.FourierGrid(box), half(box, 2)
+    cpu = fc.SliceOperator(grid, interpolation)
+    cuda = fc.SliceOperator(grid, interpolation, backend)
+    samples = cpu.forward(volume, rotations)
+    close(cuda.forward(volume, rotations), samples)
+    close(cuda.adjoint(samples, rotations), cpu.adjoint(samples, rotations))
+
+
+@pytest.mark.parametrize("backend", CUDA)
+@pytest.mark.parametrize("interpolation", ["nearest", "trilinear"])
+@pytest.mark.parametrize("box", BOXES)
+def test_loss_gradient_and_products_are_those_of_the_cpu(box, interpolation, backend):
+    cpu, cuda = (problem_of(name, box, interpolation=interpolation) for name in ("cpu", backend))
+    volume, direction, batch = half(box, 5), half(box, 6), [0, 3, 1]
+    for ours, expected in zip(
+        cuda.loss_gradient_and_product(volume, direction, batch),
+        cpu.loss_gradient_and_product(volume, direction, batch),
+        strict=True,
+    ):
+        close(ours, expected)
+    close(cuda.loss_and_gradient(volume)[1], cpu.loss_and_gradient(volume)[1])
+    close(cuda.loss_and_curvature(volume, direction), cpu.loss_and_curvature(volume, direction))
+    close(cuda.loss(volume, batch), cpu.loss(volume, batch))
+    close(cuda.curvature(direction), cpu.curvature(direction))
+
+
+@pytest.mark.parametrize("backend", CUDA)
+@pytest.mark.parametrize("interpolation", ["nearest", "trilinear"])
+def test_diagonals_are_those_of_the_cpu(interpolation, backend):
+    cpu, cuda = (problem_of(name, interpolation=interpolation) for name in ("cpu", backend))
+    close(cuda.hessian_diagonal(), cpu.hessian_diagonal())
+    close(cuda.gridding_weight([1, 2]), cpu.gridding_weight([1, 2]))
+
+
+def test_images_without_ctf_share_one_row_of_weights_and_symmetry_adds_views():
+    cpu, cuda = (problem_of(name, with_ctf=False, symmetry="C2") for name in ("cpu", "cuda"))
+    volume = half(BOXES[0], 7)
+    close(cuda.loss_and_gradient(volume)[1], cpu.loss_and_gradient(volume)[1])
+    close(cuda.hvp(volume), cpu.hvp(volume))
+
+
+def test_double_precision_is_kept():
+    cpu, cuda = (problem_of(name, dtype="float64") for name in ("cpu", "cuda-deterministic"))
+    volume = half(BOXES[0], 8).astype(np.complex128)
+    expected = cpu.loss_and_gradient(volume)
+    ours = cuda.loss_and_gradient(volume)
+    assert ours[0] == pytest.approx(expected[0], rel=1e-12)
+    np.testing.assert_allclose(ours[1], expected[1], rtol=0, atol=1e-11 * np.abs(ours[1]).max())
+
+
+def test_back_projection_on_the_card_is_the_transpose_of_slicing():
+    # Over the reals, as in tests/test_operators.py.
+    box, rng = BOXES[0], np.random.default_rng(9)
+    operator = fc.SliceOperator(fc.FourierGrid(box), backend="cuda")
+    rotations, volume = naive.random_rotations(4, rng), half(box, 10)
+    slices = operator.forward(volume, rotations)
+    noise = rng.normal(size=(2, *slices.shape)).astype(np.float32)
+    samples = slices + noise[0] + 1j * noise[1]
+    left = operator.inner(slices, samples)
+    right = operator.grid.inner(volume, operator.adjoint(samples, rotations))
+    assert abs(left - right) < TOLERANCE * abs(left)
+
+
+def test_images_that_do_not_fit_are_streamed_to_the_same_sums(monkeypatch):
+    """Parts of two images, in two buffers that take turns."""
+    volume = half(BOXES[0], 11)
+    staying, streamed = problem_of("cuda-deterministic"), problem_of("cuda-deterministic")
+    samples = staying.operator.samples
+    expected = staying.loss_and_gradient(volume)
+    monkeypatch.setattr(cuda_sweeps, "STREAM_BYTES", 2 * 12 * samples)
+    monkeypatch.setattr(cuda_sweeps.CudaSweeps, "_stay", stay_if_small)
+    ours = streamed.loss_and_gradient(volume)
+    np.testing.assert_array_equal(ours[1], expected[1])
+    assert ours[0] == pytest.approx(expected[0], rel=1e-12)
+    rotations = naive.random_rotations(3, np.random.default_rng(12))
+    np.testing.assert_array_equal(
+        streamed.operator.forward(volume, rotations), staying.operator.forward(volume, rotations)
+    )
+
+
+def stay_if_small(sweeps, table):
+    return None if len(table) > 1 else sweeps.place(table)
+
+
+def test_prepared_images_are_sent_once_and_leave_with_their_problem():
+    problem = problem_of("cuda")
+    kept = problem.operator._card._kept
+    volume = half(BOXES[0], 13)
+    problem.loss(volume)
+    tables = [kept[id(table)][1] for table in (problem.weights, problem.data)]
+    problem.loss(volume, [1])
+    assert [kept[id(table)][1] for table in (problem.weights, problem.data)] == tables
+    bare = dataclasses.replace(problem, data=problem.data.copy())
+    bare.loss(volume)
+    before = len(kept)
+    del bare
+    assert len(kept) == before - 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"preconditioner": "hutchinson"},
+        {"preconditioner": None, "step": "exact"},
+        {"preconditioner": "gridding", "step": "decay", "average": True},
+        {"preconditioner": "gridding", "step": 1.0, "variance_reduction": "svrg"},
+    ],
+    ids=["algorithm 1", "plain", "averaged", "svrg"],
+)
+def test_sgd_runs_on_the_card_as_on_the_cpu(arguments):
+    cpu, cuda = (problem_of(name) for name in ("cpu", "cuda"))
+    expected = fc.sgd(cpu, epochs=2, batch_size=3, **arguments)
+    states = []
+    ours = fc.sgd(cuda, epochs=2, batch_size=3, checkpoint=states.append, **arguments)
+    close(ours.volume, expected.volume)
+    close(ours.history.loss, expected.history.loss)
+    close(ours.history.epoch_loss, expected.history.epoch_loss)
+    assert all(on_host(state.volume) for state in states)
+
+
+def test_sgd_goes_on_from_a_checkpoint_bit_for_bit():
+    problem = problem_of("cuda-deterministic")
+    states = []
+
+    def keep(state):
+        copied = state.moved(np.copy)
+        rng = np.random.default_rng()
+        rng.bit_generator.state = state.rng.bit_generator.state
+        history = History(**{name: list(values) for name, values in vars(state.history).items()})
+        states.append(dataclasses.replace(copied, rng=rng, history=history))
+
+    whole = fc.sgd(problem, epochs=2, batch_size=3, checkpoint=keep)
+    resumed = fc.sgd(problem, epochs=2, batch_size=3, resume=states[0])
+    np.testing.assert_array_equal(resumed.volume, whole.volume)
+
+
+def test_deterministic_sums_are_the_same_in_any_order():
+    problem = problem_of("cuda-deterministic")
+    volume, order = half(BOXES[0], 14), np.random.default_rng(15).permutation(IMAGES)
+    expected = problem.loss_and_gradient(volume)[1]
+    np.testing.assert_array_equal(problem.loss_and_gradient(volume, order)[1], expected)
+
+
+def test_numbers_that_are_not_finite_reach_the_loss_and_the_gradient():
+    for backend in CUDA:
+        problem = problem_of(backend)
+        volume = half(BOXES[0], 16)
+        volume[0, BOXES[0] // 2, BOXES[0] // 2] = np.nan
+        loss, gradient = problem.loss_and_gradient(volume)
+        assert np.isnan(loss)
+        assert np.isnan(gradient).any()
+
+
+@pytest.mark.parametrize("bound", [1e-30, 1.0, 3.0, 2.0**40])
+def test_exact_sums_cannot_overflow_and_lose_less_than_single_precision(bound):
+    scale = cuda_sweeps.exact_scale(bound)
+    assert np.log2(scale) == round(np.log2(scale))
+    assert 2.0**61 <= bound * scale <= 2.0**62
+    assert cuda_sweeps.exact_scale(0.0) == 1.0
+    assert cuda_sweeps.exact_scale(np.inf) == cuda_sweeps.exact_scale(np.nan) == 0.0
+
+
+def test_no_voxel_gets_more_of_an_image_than_exact_sums_allow():
+    """Sums of window weights of single views, against the bound on overflow."""
+    grid = fc.FourierGrid(15)
+    rng = np.random.default_rng(17)
+    views = np.concatenate([naive.random_rotations(40, rng), naive.special_rotations()])
+    for interpolation in ("nearest", "trilinear"):
+        operator = fc.SliceOperator(grid, interpolation)
+        ones = np.ones((1, operator.samples), np.complex64)
+        worst = max(operator.adjoint(ones, view[None]).real.max() for view in views)
+        assert 1 <= worst < cuda_sweeps.CROWDING
+
+
+def test_sums_of_half_grids_are_those_of_the_cpu():
+    box = BOXES[0]
+    grid = fc.FourierGrid(box)
+    left, right = half(box, 18), half(box, 19)
+    real = np.random.default_rng(20).uniform(0, 2, grid.shape).astype(np.float32)
+    real[0, 0, :3] = 0
+    place = fc.SliceOperator(grid, backend="cuda").place
+    close(
+        vectors.inner_by_plane(place(left), place(right)), cpu_vectors.inner_by_plane(left, right)
+    )
+    for damping in (real, real[:1, :1, :1].copy() + 1):
+        ours, expected = place(left), left.copy()
+        factor = np.float32(0.3)
+        sums = vectors.finish_sum(ours, place(right), factor, place(damping))
+        close(sums, cpu_vectors.finish_sum(expected, right, factor, damping))
+        close(fetch(ours), expected)
+    ours, expected = place(left), left.copy()
+    vectors.step_along(ours, place(right), np.float32(0.7))
+    cpu_vectors.step_along(expected, right, np.float32(0.7))
+    close(fetch(ours), expected)
+    vectors.scale_by(place(right), place(real), ours)
+    close(fetch(ours), right * real)
+    close(fetch(thresholded_inverse(place(real), 0.0)), thresholded_inverse(real, 0.0))
+    close(
+        fetch(thresholded_inverse(place(real), 0.5, place(real))),
+        thresholded_inverse(real, 0.5, real),
+    )
+    assert vectors.largest(place(left)) == pytest.approx(np.abs(left).max(), rel=1e-6)
+
+
+def test_the_running_estimate_is_that_of_the_cpu():
+    problem = problem_of("cuda")
+    rng, place = np.random.default_rng(21), problem.operator.place
+    estimate = HutchinsonEstimate.start(problem, 0.9)
+    ours = dataclasses.replace(
+        estimate, mean=place(estimate.mean), smoothed=place(estimate.smoothed)
+    )
+    for seed in (22, 23):
+        signs, product = rademacher(problem.grid, rng), half(BOXES[0], seed)
+        close(fetch(ours.take(signs, place(product))), estimate.take(signs, product))
+
+
+def test_half_grids_come_back_where_they_were_given():
+    problem = problem_of("cuda")
+    volume = half(BOXES[0], 24)
+    there = problem.operator.place(volume)
+    assert on_host(problem.hvp(volume))
+    assert not on_host(problem.hvp(there))
+    close(fetch(problem.hvp(there)), problem.hvp(volume))
