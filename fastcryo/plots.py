@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 NAMES = {"half1": "half 1", "half2": "half 2", "full": "all"}
 
 
-def new_figure(width: float, height: float, layout: str = "constrained") -> Figure:
-    """Return a figure that needs no display."""
+def new_figure(width: float, height: float, **margins: float) -> Figure:
+    """Return a figure that needs no display.
+
+    Without margins (left, right, bottom, top, wspace, hspace) matplotlib finds them, for which it
+    draws everything twice.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout=layout, dpi=110)
+    figure = Figure(figsize=(width, height), layout=None if margins else "constrained", dpi=110)
+    if margins:
+        figure.subplots_adjust(**margins)
+    return figure
 
 
 def save_figure(path: str | os.PathLike, figure: Figure) -> None:
@@ -43,20 +50,12 @@ def save_report(path: str | os.PathLike, result: Reconstruction, shown: NDArray)
     shown : ndarray, shape (N, N, N)
         The map to show.
     """
-    # Margins by hand: to find them, matplotlib would draw everything twice.
-    figure = new_figure(14, 7.5, layout="none")
+    figure = new_figure(
+        14, 7.5, left=0.055, right=0.985, bottom=0.075, top=0.9, hspace=0.36, wspace=1.8
+    )
     top, bottom = ["slices"] * 8 + ["fsc"] * 4, ["loss", "steps", "diagonal", "prior"]
     axes = figure.subplot_mosaic(
-        [top, [name for name in bottom for _ in range(3)]],
-        height_ratios=[1.25, 1],
-        gridspec_kw={
-            "left": 0.055,
-            "right": 0.985,
-            "bottom": 0.075,
-            "top": 0.9,
-            "hspace": 0.36,
-            "wspace": 1.8,
-        },
+        [top, [name for name in bottom for _ in range(3)]], height_ratios=[1.25, 1]
     )
     box = len(shown)
     _slices(axes["slices"], shown, result.pixel_size)

@@ -46,7 +46,9 @@ def data_figure(
     solution : Solution
         Of the map, with its weights.
     """
-    figure = new_figure(14, 8)
+    figure = new_figure(
+        14, 8, left=0.05, right=0.98, bottom=0.075, top=0.95, wspace=0.25, hspace=0.25
+    )
     axes = figure.subplot_mosaic([["projections"] * 3, ["views", "noise", "weights"]])
     _projections(axes["projections"], shown, pixel_size)
     _views(axes["views"], rotations)

@@ -28,7 +28,9 @@ def save_fsc_figure(path: str | os.PathLike, after: Postprocessed, pixel_size: f
 
 def fsc_figure(after: Postprocessed, pixel_size: float) -> Figure:
     """Return a figure of four panels: FSC, FSC in cones, resolution by direction, Guinier plot."""
-    figure = new_figure(12, 8.4)
+    figure = new_figure(
+        12, 8.4, left=0.06, right=0.97, bottom=0.075, top=0.95, wspace=0.2, hspace=0.3
+    )
     axes = figure.subplots(2, 2)
     draw_curves(axes[0, 0], after.curves, pixel_size)
     _draw_cones(axes[0, 1], after.directional, after.curves.box * pixel_size)
