@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 import sys
 from typing import Any
 
+import numba
 import numpy as np
 
 from fastcryo.errors import InputError
@@ -13,6 +16,7 @@ from fastcryo.errors import InputError
 BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
 # What CUDA 13 compiles for.
 OLDEST_CARD = (7, 5)
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 INSTALL = "pip install 'fastcryo[cuda]'"
 
 
@@ -32,7 +36,7 @@ def choose_backend(name: str) -> str:
         return name
     problem = why_not_cuda()
     if name == "auto":
-        if problem is None and _simulated():
+        if problem is None and numba.config.ENABLE_CUDASIM:
             problem = "CUDA is simulated (NUMBA_ENABLE_CUDASIM), which is slow"
         say_once(f"CUDA: {_card_name()}" if problem is None else f"CPU, because {problem}")
         return "cuda" if problem is None else "cpu"
@@ -44,20 +48,21 @@ def choose_backend(name: str) -> str:
 @functools.cache
 def why_not_cuda() -> str | None:
     """Say why CUDA cannot be used here and what helps, None if it can."""
+    if numba.config.ENABLE_CUDASIM:
+        return None
+    if not _driver_is_there():
+        return f"no NVIDIA driver is installed ({DRIVER} is not found): install that of your card"
     try:
-        from fastcryo.kernels.cuda._jit import SIMULATED, cuda
+        from fastcryo.kernels.cuda._jit import cuda
     except ImportError as error:
         return f"CUDA for Numba cannot be imported ({_first_line(error)}): {INSTALL}"
-    if SIMULATED:
-        return None
     error = cuda.cuda_error()
     if error is not None:
-        return f"no NVIDIA driver answers ({_first_line(error)}): install or update the driver"
+        return f"the NVIDIA driver does not answer ({_first_line(error)}): update the driver"
     try:
         if len(cuda.gpus) == 0:
             return "no NVIDIA card is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
-        device = cuda.get_current_device()
-        capability = tuple(device.compute_capability)
+        capability = tuple(cuda.get_current_device().compute_capability)
         if capability < OLDEST_CARD:
             return (
                 f"the card has compute capability {capability[0]}.{capability[1]}, "
@@ -89,10 +94,15 @@ def _try_kernel() -> None:
         raise RuntimeError("a kernel gave a wrong result")
 
 
-def _simulated() -> bool:
-    from fastcryo.kernels.cuda._jit import SIMULATED
-
-    return SIMULATED
+def _driver_is_there() -> bool:
+    """Whether the library of a driver can be loaded; takes no time where there is none."""
+    if "NUMBA_CUDA_DRIVER" in os.environ:
+        return True
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    return True
 
 
 def _card_name() -> str:

@@ -76,6 +76,7 @@ def condition(
     regularization: float = 1e-8,
     symmetry: str = "C1",
     interpolation: str = "trilinear",
+    backend: str = "auto",
     overwrite: bool = False,
     report: Report | None = None,
     command: str = "",
@@ -99,6 +100,7 @@ def condition(
     symmetry : str
         Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
     interpolation : {"trilinear", "nearest"}
+    backend : {"auto", "cpu", "cuda", "cuda-deterministic"}
     overwrite : bool
         Replace the files of an earlier run.
     report : callable, optional
@@ -113,7 +115,7 @@ def condition(
     """
     folder = _open_folder(folder, overwrite)
     report = report or (lambda stage, done, total, detail: None)
-    radial = _radial(particles, maxres, regularization, symmetry, report)
+    radial = _radial(particles, maxres, regularization, symmetry, backend, report)
 
     cropped = min(particles.box, SPECTRUM_BOX) if box is None else box
     report("spectra", 0, 8, "assembling")
@@ -127,6 +129,7 @@ def condition(
         regularization=regularization,
         symmetry=symmetry,
         interpolation=interpolation,
+        backend=backend,
         metadata_only=True,
     )
     operator = problem.normal_operator()
@@ -196,6 +199,7 @@ def _radial(
     maxres: float | None,
     regularization: float,
     symmetry: str,
+    backend: str,
     report: Report,
 ) -> RadialCondition:
     """Sum the nearest-voxel diagonals block by block, so that no table of all samples is kept."""
@@ -212,6 +216,7 @@ def _radial(
                 regularization=0.0,
                 symmetry=symmetry,
                 interpolation="nearest",
+                backend=backend,
                 metadata_only=True,
             )
             sums.append(block.views(len(block)) * block.hessian_diagonal().astype(np.float64))

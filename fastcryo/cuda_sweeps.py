@@ -255,7 +255,7 @@ class CudaSweeps:
         if lasting:
             kept = [self._stay(table) for table in tables]
             if all(table is not None for table in kept):
-                yield tuple(kept), lines, lines, cuda.default_stream()
+                yield tuple(kept), lines, lines, 0
                 return
         length = max(1, STREAM_BYTES // (SAMPLE_BYTES * len(self.places)))
         length = min(length, len(lines))

@@ -6,6 +6,9 @@ import argparse
 
 from fastcryo._version import __version__
 
+# As in `fastcryo.backends`, which takes long to import.
+BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
@@ -153,6 +156,17 @@ def _symmetry(parser) -> None:
     )
 
 
+def _backend(parser) -> None:
+    option(
+        parser,
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="where slices and gradients are computed: auto (default) takes a CUDA card if it "
+        "works, else the CPU; cuda-deterministic gives the same bits in every run",
+    )
+
+
 def _output(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     option(
         parser,
@@ -178,6 +192,7 @@ def _reconstruct(commands) -> None:
     solver = parser.add_argument_group("solver", argument_default=argparse.SUPPRESS)
     option(solver, "--solver", choices=("sgd", "cg", "lbfgs", "wiener"), default="sgd")
     option(solver, "--interpolation", choices=("trilinear", "nearest"), default="trilinear")
+    _backend(solver)
     option(
         solver,
         "--preconditioner",
@@ -310,6 +325,7 @@ def _condition(commands) -> None:
     _symmetry(parser)
     option(parser, "--regularization", type=float, default=1e-8, help="lambda (default: 1e-8)")
     option(parser, "--interpolation", choices=("trilinear", "nearest"), default="trilinear")
+    _backend(parser)
 
 
 def _simulate(commands) -> None:

@@ -195,6 +195,7 @@ def prepare(
         regularization=0.0,
         symmetry=settings.symmetry,
         interpolation=settings.interpolation,
+        backend=settings.backend,
         invert=settings.invert,
         progress=lambda done, total: report("reading images", done, total, ""),
         store=prepared,

@@ -20,6 +20,8 @@ class Settings:
     ----------
     solver : {"sgd", "cg", "lbfgs", "wiener"}
     interpolation : {"trilinear", "nearest"}
+    backend : {"auto", "cpu", "cuda", "cuda-deterministic"}
+        See `fastcryo.operators.SliceOperator`.
     preconditioner : {"auto", "gridding", "exact", "hutchinson"} or None
         "auto": "exact" for cg and lbfgs, else "gridding".
     step : {"armijo", "exact", "decay"}, float or None
@@ -54,6 +56,7 @@ class Settings:
 
     solver: str = "sgd"
     interpolation: str = "trilinear"
+    backend: str = "auto"
     preconditioner: str | None = "auto"
     step: str | float | None = None
     initial_step: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,13 +70,14 @@ class SGDState:
     averaged: int = 0
     estimate: HutchinsonEstimate | None = None
 
-    def moved(self, move: Callable) -> SGDState:
-        """Return the state with `move` done to every array; it shares all else."""
-        estimate = self.estimate
-        if estimate is not None:
-            estimate = replace(estimate, mean=move(estimate.mean), smoothed=move(estimate.smoothed))
-        average = None if self.average is None else move(self.average)
-        return replace(self, volume=move(self.volume), average=average, estimate=estimate)
+    def move(self, where: Callable) -> None:
+        """Replace every array by what `where` makes of it: `place` of an operator, or `fetch`."""
+        self.volume = where(self.volume)
+        if self.average is not None:
+            self.average = where(self.average)
+        if self.estimate is not None:
+            self.estimate.mean = where(self.estimate.mean)
+            self.estimate.smoothed = where(self.estimate.smoothed)
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def sgd(
         growth = 2.0 if plain else 1.2
     state = _start(problem, initial, rng, estimated, beta) if resume is None else resume
     place = problem.operator.place
-    state = state.moved(place)
+    state.move(place)
     vectors = vectors_of(state.volume)
     began = time.perf_counter() - (state.history.epoch_seconds or [0.0])[-1]
     batches_per_epoch = -(-len(problem) // batch_size)
@@ -272,8 +273,10 @@ def sgd(
         )
         state.history.epoch_seconds.append(time.perf_counter() - began)
         if checkpoint is not None:
-            checkpoint(state.moved(fetch))
-    state = state.moved(fetch)
+            state.move(fetch)
+            checkpoint(state)
+            state.move(place)
+    state.move(fetch)
     result = state.volume if state.average is None else state.average
     return SGDResult(result, state.history, state.estimate.smoothed if estimated else diagonal)
 

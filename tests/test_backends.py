@@ -1,0 +1,117 @@
+"""Which backend is taken, and what is said where CUDA cannot be used."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import fastcryo as fc
+from fastcryo import backends, options
+from fastcryo.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    backends.why_not_cuda.cache_clear()
+    backends.say_once.cache_clear()
+    yield
+    backends.why_not_cuda.cache_clear()
+    backends.say_once.cache_clear()
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """Pretend that a driver is there and nothing is simulated; returns what CUDA looks like."""
+    monkeypatch.setattr(backends.numba.config, "ENABLE_CUDASIM", 0)
+    monkeypatch.setattr(backends, "_driver_is_there", lambda: True)
+    monkeypatch.setattr(backends, "_try_kernel", lambda: None)
+    device = SimpleNamespace(compute_capability=(9, 0), name=b"NVIDIA H100")
+    cuda = SimpleNamespace(
+        cuda_error=lambda: None, gpus=[device], get_current_device=lambda: device
+    )
+    from fastcryo.kernels.cuda import _jit
+
+    monkeypatch.setattr(_jit, "cuda", cuda)
+    return cuda, device
+
+
+def refusal(name="cuda"):
+    with pytest.raises(InputError) as caught:
+        fc.SliceOperator(fc.FourierGrid(8), backend=name)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("backend: ")
+    assert message.endswith("or use the CPU (backend 'cpu')")
+    return message
+
+
+def test_no_driver(real, monkeypatch):
+    monkeypatch.setattr(backends, "_driver_is_there", lambda: False)
+    assert "no NVIDIA driver is installed" in refusal()
+    assert "install that of your card" in refusal("cuda-deterministic")
+
+
+def test_a_driver_that_does_not_answer(real):
+    real[0].cuda_error = lambda: "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)\n"
+    assert "does not answer (CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)): update" in refusal()
+
+
+def test_no_card(real):
+    real[0].gpus = []
+    assert "no NVIDIA card is visible: look at nvidia-smi" in refusal()
+
+
+def test_too_old_a_card(real):
+    real[1].compute_capability = (6, 1)
+    assert "compute capability 6.1, 7.5 or more is needed" in refusal()
+
+
+def test_no_toolkit(real, monkeypatch):
+    def fail():
+        raise RuntimeError("libNVVM cannot be found.\nSearched in many places")
+
+    monkeypatch.setattr(backends, "_try_kernel", fail)
+    assert "libNVVM cannot be found" in refusal()
+    assert "pip install 'fastcryo[cuda]'" in refusal()
+
+
+def test_out_of_the_memory_of_the_card():
+    error = RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+    refused = backends.with_remedy(error, 256)
+    assert isinstance(refused, InputError)
+    assert "memory of the card is too small for box 256" in str(refused)
+    other = RuntimeError("an illegal memory access was encountered")
+    assert backends.with_remedy(other, 256) is other
+
+
+def test_auto_goes_on_with_the_cpu_and_says_so_once(real, capsys):
+    real[0].gpus = []
+    grid = fc.FourierGrid(8)
+    operators = [fc.SliceOperator(grid, backend="auto") for _ in range(3)]
+    assert {operator.backend for operator in operators} == {"cpu"}
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("fastcryo: backend auto: CPU, because no NVIDIA card is visible")
+    assert operators[0].forward(grid.zeros(), np.eye(3)[None]).shape == (1, operators[0].samples)
+
+
+def test_auto_says_which_card_it_takes(real, capsys):
+    assert backends.choose_backend("auto") == "cuda"
+    assert capsys.readouterr().err == "fastcryo: backend auto: CUDA: NVIDIA H100\n"
+
+
+def test_the_cpu_is_taken_without_a_word(capsys):
+    assert fc.SliceOperator(fc.FourierGrid(8), backend="cpu").backend == "cpu"
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_line_offers_all_backends():
+    assert options.BACKENDS == backends.BACKENDS
+
+
+def test_import_looks_for_no_cuda():
+    code = "import sys, fastcryo, fastcryo.cli; print([m for m in sys.modules if 'cuda' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [m for m in eval(done.stdout) if m.split(".")[0] != "_numba_cuda_redirector"] == []
