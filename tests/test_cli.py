@@ -302,7 +302,7 @@ def test_bad_input_gives_one_sentence_and_leaves_former_results(
     assert (out / "run_class001.mrc").read_bytes() == b"precious"
 
 
-def test_optics_groups_with_different_pixel_sizes_are_refused(copy, tmp_path, capsys):
+def test_optics_groups_with_different_pixel_sizes_are_resampled_or_refused(copy, tmp_path, capsys):
     star = copy / "particles.star"
     lines = star.read_text().splitlines(keepends=True)
     (row,) = [i for i, line in enumerate(lines) if line.startswith("simulated ")]
@@ -318,10 +318,12 @@ def test_optics_groups_with_different_pixel_sizes_are_refused(copy, tmp_path, ca
     new = list(last)
     new[particle_columns.index("_rlnOpticsGroup")] = "2"
     star.write_text(star.read_text() + " ".join(new) + "\n")
-    command = ["reconstruct", star, "--out", tmp_path / "out", "--mixed-sizes", "refuse"]
-    message = refused(capsys, command)
+    arguments = ["reconstruct", star, "--out", tmp_path / "out"]
+    message = refused(capsys, [*arguments, "--mixed-sizes", "refuse"])
     assert "5.5" in message
     assert "particles.star" in message
+    assert main([*map(str, arguments), "--dry-run"]) == 0
+    assert "of 5.5 A in opticsGroup2 (1) are resampled to those of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
