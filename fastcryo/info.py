@@ -225,12 +225,14 @@ def _group_text(group: OpticsSummary) -> str:
 def _stacks(particles: Particles) -> tuple[NDArray[np.int64], list[str]]:
     """Count the images of every stack, 0 where they cannot be used; notes on the headers."""
     counts, sizes = np.zeros(len(particles.stacks), np.int64), []
+    named, first_row = np.unique(particles.stack, return_index=True)
+    first_of = dict(zip(named.tolist(), first_row.tolist(), strict=True))
     for i, path in enumerate(particles.stacks):
         try:
             stack = open_stack(path)
         except InputError:
             continue  # image_problems says so
-        first = np.argmax(particles.stack == i)
+        first = first_of.get(i, 0)
         if stack.box == particles.own_box(first):
             counts[i] = stack.count
         # 0 and 1 stand for "not set".
