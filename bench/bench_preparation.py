@@ -195,7 +195,11 @@ def bench_pack(benchmark, made, size, part, cropped):
         )
 
     with use_threads(1):
-        function = pack if part == "pack" else lambda: packer.fill_weights(weights)
+        function = (
+            pack
+            if part == "pack"
+            else lambda: packer.fill_weights(np.arange(len(weights)), weights)
+        )
         measure(benchmark, f"CTF and packing N={box}", function, 1, samples=operator.samples)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from numpy.typing import NDArray
 
-from fastcryo.free_memory import available_memory
+from fastcryo.free_memory import free_memory
 from fastcryo.normal import NormalOperator, memory
 from fastcryo.operators import SliceOperator
 from fastcryo.problem import KnownPoseProblem
@@ -49,7 +49,7 @@ def assemble_all(
     """
     needed = operator_memory(problem.operator)
     if limit is None:
-        free = available_memory()
+        free = free_memory(problem.communicator)
         limit = needed if free is None else free // 2
     size = f"{needed / 2**30:.2g} GiB"
     if needed > limit:

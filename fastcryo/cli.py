@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fastcryo.communicator import ALONE, Communicator, launched, launched_as
 from fastcryo.errors import InputError
 from fastcryo.options import build_parser
 
 INTERRUPTED = 130
+# Commands that several ranks share.
+SHARED = ("reconstruct", "condition")
+# A failure that all ranks meet is told by rank 0 alone: the others wait, seconds, to be ended.
+PATIENCE = 4.0
+# Launchers pass on what a rank prints, but not what they have not read when it ends the job.
+TIME_TO_TELL = 0.5
 # Options without a default of their own: the settings', or the published ones, hold.
 OVERRIDES = (
     "preconditioner",
@@ -32,13 +42,20 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo reconstruct``."""
     from fastcryo import console
     from fastcryo.forecast import plan_run
+    from fastcryo.free_memory import free_memory
     from fastcryo.reconstruct import reconstruct
 
     settings = reconstruct_settings(arguments)
-    particles = _read(arguments)
-    output = console.new_console()
+    communicator = arguments.communicator
+    particles = communicator.once(lambda: _read(arguments))
+    output = _console(communicator)
     console.print_particles(output, particles)
-    plan = plan_run(particles, settings, arguments.prepared, arguments.out)
+    free = free_memory(communicator)
+    plan = communicator.once(
+        lambda: plan_run(
+            particles, settings, arguments.prepared, arguments.out, free, communicator.size
+        )
+    )
     for line in plan.lines():
         output.print(line, markup=False)
     if arguments.dry_run:
@@ -55,8 +72,10 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
             overwrite=arguments.overwrite,
             report=report,
             command=arguments.command_line,
+            communicator=communicator,
         )
-    console.print_reconstruction(output, result)
+    if result is not None:
+        console.print_reconstruction(output, result)
 
 
 def reconstruct_settings(arguments: argparse.Namespace):
@@ -136,14 +155,15 @@ def run_condition(arguments: argparse.Namespace) -> None:
     from fastcryo import console
     from fastcryo.condition_report import condition
 
-    particles = _read(arguments, need_images=False)
+    communicator = arguments.communicator
+    particles = communicator.once(lambda: _read(arguments, need_images=False))
     if arguments.image_size is not None:
         particles = replace(particles, box=arguments.image_size)
     if particles.box is None:
         raise InputError(
             f"{particles.source}: does not say how large the images are, give --image-size"
         )
-    output = console.new_console()
+    output = _console(communicator)
     console.print_particles(output, particles)
     with console.progress_report(output) as report:
         result = condition(
@@ -158,6 +178,7 @@ def run_condition(arguments: argparse.Namespace) -> None:
             overwrite=arguments.overwrite,
             report=report,
             command=arguments.command_line,
+            communicator=communicator,
         )
     for line in result.lines():
         output.print(line, markup=False)
@@ -254,6 +275,16 @@ def run_demo(arguments: argparse.Namespace) -> None:
     console.print_demo(output, result)
 
 
+def _console(communicator: Communicator):
+    """Return the console of a command that ranks share, after a line for each of their machines."""
+    from fastcryo import console
+
+    output = console.new_console()
+    for line in communicator.describe():
+        output.print(line, markup=False)
+    return output
+
+
 def _particles_path(arguments: argparse.Namespace) -> str:
     if (arguments.positional_input is None) == (arguments.input is None):
         raise InputError("particles: give one file, as argument or with --i")
@@ -297,36 +328,75 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 2 for input that cannot be used, 130 for Ctrl-C."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
-    arguments.command_line = shlex.join(["fastcryo", *argv])
-    from fastcryo.threads import use_threads
+    """Run a command; return its exit status: 0, 2 for input that cannot be used, 130 for Ctrl-C.
 
+    Where a launcher has started several ranks, the one that fails ends them all.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    communicator, arguments, (rank, _) = ALONE, None, launched_as()
     try:
-        with use_threads(arguments.j):
-            COMMANDS[arguments.command](arguments)
-    except InputError as error:
-        if arguments.debug:
-            raise
-        return _fail(f"error: {error}")
-    except MemoryError as error:
-        if arguments.debug:
-            raise
-        return _fail(f"error: not enough memory ({error}); use a smaller --box or --maxres")
+        with _muted() if rank > 0 else contextlib.nullcontext():
+            arguments = build_parser().parse_args(argv)
+            arguments.command_line = shlex.join(["fastcryo", *argv])
+            communicator = arguments.communicator = launched()
+            _run(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        message = "interrupted"
-        if arguments.command == "reconstruct":
-            message += "; finished epochs are kept, repeat the command with --resume to go on"
-        _fail(message)
-        return INTERRUPTED
+    except (Exception, KeyboardInterrupt) as error:
+        status, message = _failure(error, arguments.command)
+        alone = communicator.size == 1
+        if alone and status != INTERRUPTED and (arguments.debug or status == 1):
+            raise
+        if not alone:
+            time.sleep(PATIENCE * rank / (rank + 1))
+            message = f"rank {rank} of {communicator.size}: {message}"
+            if arguments.debug or status == 1:
+                traceback.print_exc()
+        # Without a communicator every rank fails alike.
+        if not alone or rank == 0:
+            said = message if status == INTERRUPTED else f"error: {message}"
+            print(said, file=sys.stderr, flush=True)
+        if not alone:
+            time.sleep(TIME_TO_TELL)
+        communicator.abort(status)
+        return status
     return 0
 
 
-def _fail(message: str) -> int:
-    print(message, file=sys.stderr)
-    return 2
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Print nothing: what all ranks have to say, rank 0 says."""
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from fastcryo.threads import most_threads, use_threads
+
+    communicator, threads = arguments.communicator, arguments.j
+    if communicator.size > 1:
+        if arguments.command not in SHARED:
+            raise InputError(
+                f"fastcryo {arguments.command} runs as one process, leave out mpiexec "
+                f"({' and '.join(SHARED)} can be shared)"
+            )
+        own = communicator.threads()
+        threads = threads or min(own, most_threads())
+    with use_threads(threads):
+        COMMANDS[arguments.command](arguments)
+
+
+def _failure(error: BaseException, command: str) -> tuple[int, str]:
+    """Return exit status and message of what stopped a command; 1 is an error of fastcryo's own."""
+    if isinstance(error, InputError):
+        return 2, str(error)
+    if isinstance(error, MemoryError):
+        return 2, f"not enough memory ({error}); use a smaller --box or --maxres"
+    if isinstance(error, KeyboardInterrupt):
+        kept = "; finished epochs are kept, repeat the command with --resume to go on"
+        return INTERRUPTED, "interrupted" + (kept if command == "reconstruct" else "")
+    return 1, f"{type(error).__name__}: {error}"

@@ -102,8 +102,7 @@ def _rates(axes: Axes, result: ConditionReport) -> None:
 
 def _shells(axes: Axes, result: ConditionReport) -> None:
     """Draw how the weight falls with resolution, and which shells are worst."""
-    problem = result.problem
-    grid, diagonal = problem.grid, problem.hessian_diagonal()
+    grid, diagonal = result.problem.grid, result.diagonal
     shells, inside = grid.shells(), grid.ball()
     axes.set_title("diag H by shell; slowest part")
     parts = [diagonal[(shells == s) & inside] for s in range(grid.radius + 1)]
@@ -121,10 +120,10 @@ def _shells(axes: Axes, result: ConditionReport) -> None:
 
 def _sphere(figure: Figure, axes: Axes, result: ConditionReport) -> None:
     """Draw diag H over the directions of the worst shell."""
-    problem, directions = result.problem, result.directions
-    grid, shell = problem.grid, directions.shell
+    directions = result.directions
+    grid, shell = result.problem.grid, directions.shell
     chosen = np.argwhere((np.abs(grid.shells() - shell) <= 1) & grid.ball())
-    values = problem.hessian_diagonal()[tuple(chosen.T)]
+    values = result.diagonal[tuple(chosen.T)]
     z, y, x = (chosen - [0, grid.centre, grid.centre]).T
     length = np.sqrt(x**2 + y**2 + z**2)
     shown = axes.scatter(

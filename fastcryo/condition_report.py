@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastcryo import condition_files, condition_plot, condition_words, conditioning
+from fastcryo.communicator import ALONE, Communicator
 from fastcryo.conditioning import (
     RadialCondition,
     ResolutionCondition,
@@ -48,6 +50,8 @@ class ConditionReport:
         "none" and "exact".
     directions : WorstDirections
         Of the unscaled H.
+    diagonal : ndarray, real half grid
+        J of `problem`.
     observed : float
         Factor per iteration of steepest descent with "exact".
     notes : tuple of str
@@ -59,6 +63,7 @@ class ConditionReport:
     scaled: dict[str, list[ResolutionCondition]]
     densities: dict[str, SpectralDensity]
     directions: WorstDirections
+    diagonal: NDArray = field(repr=False)
     observed: float
     notes: tuple[str, ...] = field(default=())
 
@@ -80,6 +85,7 @@ def condition(
     overwrite: bool = False,
     report: Report | None = None,
     command: str = "",
+    communicator: Communicator = ALONE,
 ) -> ConditionReport:
     """Measure the conditioning of a data set from its metadata; no image is read.
 
@@ -107,15 +113,17 @@ def condition(
         Called with (stage, done, total, detail).
     command : str
         Command line, for the record.
+    communicator : Communicator
+        The ranks that share the images; rank 0 alone writes.
 
     Raises
     ------
     InputError
         Input that cannot be used; files already written stay as they are.
     """
-    folder = _open_folder(folder, overwrite)
+    folder = communicator.once(lambda: _open_folder(folder, overwrite))
     report = report or (lambda stage, done, total, detail: None)
-    radial = _radial(particles, maxres, regularization, symmetry, backend, report)
+    radial = _radial(particles, maxres, regularization, symmetry, backend, report, communicator)
 
     cropped = min(particles.box, SPECTRUM_BOX) if box is None else box
     report("spectra", 0, 8, "assembling")
@@ -131,6 +139,7 @@ def condition(
         interpolation=interpolation,
         backend=backend,
         metadata_only=True,
+        communicator=communicator,
     )
     operator = problem.normal_operator()
     radii = sorted({max(1, problem.grid.radius * part // 4) for part in (1, 2, 4)})
@@ -168,12 +177,14 @@ def condition(
         scaled,
         densities,
         conditioning.worst_directions(problem, scaled["none"][-1].eigenvalues.worst),
+        problem.hessian_diagonal(),
         conditioning.observed_rate(problem, ends, "exact", operator=operator),
         (*particles.notes, *operator.notes),
     )
-    condition_files.write_json(folder / "conditioning.json", result, command)
-    condition_files.write_csv(folder / "conditioning.csv", result)
-    condition_plot.save(folder / "conditioning.png", result)
+    if communicator.rank == 0:
+        condition_files.write_json(folder / "conditioning.json", result, command)
+        condition_files.write_csv(folder / "conditioning.csv", result)
+        condition_plot.save(folder / "conditioning.png", result)
     report("spectra", 8, 8, "")
     return result
 
@@ -201,13 +212,16 @@ def _radial(
     symmetry: str,
     backend: str,
     report: Report,
+    communicator: Communicator,
 ) -> RadialCondition:
     """Sum the nearest-voxel diagonals block by block, so that no table of all samples is kept."""
-    views = weighted = 0.0
     count = len(particles)
-    for start in range(0, count, BLOCK):
-        report("condition by radius", start, count, "")
-        some = particles.select(np.arange(start, min(start + BLOCK, count)))
+    communicator.check(count)
+    mine = np.arange(count)[communicator.part(count)]
+    views = weighted = 0.0
+    for start in range(0, len(mine), BLOCK):
+        report("condition by radius", start * count // len(mine), count, "")
+        some = particles.select(mine[start : start + BLOCK])
         sums = []
         for ctf in (None, some.ctf):
             block = KnownPoseProblem.from_particles(
@@ -223,7 +237,6 @@ def _radial(
         views, weighted = views + sums[0], weighted + sums[1]
     report("condition by radius", count, count, "")
     count = block.views(count)
+    views, weighted = communicator.sum(views) / count, communicator.sum(weighted) / count
     length = particles.box * particles.pixel_size
-    return conditioning.radial_condition(
-        block.grid, views / count, weighted / count, regularization, count, length
-    )
+    return conditioning.radial_condition(block.grid, views, weighted, regularization, count, length)

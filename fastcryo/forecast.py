@@ -61,6 +61,8 @@ class Plan:
         Images of a minibatch.
     seconds : float
         Rough.
+    ranks : int
+        Memory is that of one of them.
     """
 
     images: int
@@ -73,10 +75,11 @@ class Plan:
     disk: int
     batch: int
     seconds: float
+    ranks: int = 1
 
     @property
     def memory(self) -> int:
-        """All that the run takes."""
+        """All that the run takes, or every rank of it."""
         return self.images + self.volumes + self.operators
 
     def lines(self) -> list[str]:
@@ -87,7 +90,8 @@ class Plan:
             parts.insert(0, f"H {self.operators / GIB:.2f}")
         if self.folder is None:
             parts.insert(0, f"images {self.images / GIB:.2f}")
-        lines = [f"memory: about {self.memory / GIB:.2f} GiB{free} ({', '.join(parts)})"]
+        where = "memory per rank" if self.ranks > 1 else "memory"
+        lines = [f"{where}: about {self.memory / GIB:.2f} GiB{free} ({', '.join(parts)})"]
         if self.folder is not None:
             why = ", more than fits into memory, removed at the end" if self.automatic else ""
             lines.append(
@@ -109,6 +113,7 @@ def plan_run(
     prepared: str | os.PathLike | None,
     folder: str | os.PathLike,
     free: int | None = None,
+    ranks: int = 1,
 ) -> Plan:
     """Plan a run that fits into memory.
 
@@ -125,10 +130,13 @@ def plan_run(
         Of the output.
     free : int, optional
         Bytes of memory: what is free unless given.
+    ranks : int
+        How many share the images, and have so much memory each.
 
     Returns
     -------
     Plan
+        Memory is that of one rank.
 
     Raises
     ------
@@ -141,8 +149,9 @@ def plan_run(
     usable = None if free is None else int(USABLE * free)
     batch = settings.sgd_options(len(particles))["batch_size"]
     volumes = HALF_VOLUMES * int(np.prod(operator.grid.shape)) * 8
-    images = len(particles) * packed_bytes(operator, particles.ctf is not None)
-    disk = images if settings.prepared_type == "float32" else images // 2
+    per_image = packed_bytes(operator, particles.ctf is not None)
+    images, disk = -(-len(particles) // ranks) * per_image, len(particles) * per_image
+    disk = disk if settings.prepared_type == "float32" else disk // 2
     if usable is not None and volumes > usable:
         raise InputError(
             f"memory: {volumes / GIB:.3g} GiB are needed for the volumes of box "
@@ -167,7 +176,8 @@ def plan_run(
         automatic=automatic,
         disk=disk,
         batch=batch,
-        seconds=seconds_needed(particles, settings, operator, fits, thread_count()),
+        seconds=seconds_needed(particles, settings, operator, fits, thread_count() * ranks),
+        ranks=ranks,
     )
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
+from fastcryo.communicator import Communicator
+
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 
@@ -18,6 +22,19 @@ def available_memory() -> int | None:
     free = [_machine(), _control_group(), *_limits()]
     known = [value for value in free if value is not None]
     return max(min(known), 0) if known else None
+
+
+def free_memory(communicator: Communicator) -> int | None:
+    """Return the bytes that every rank may take: its share of its machine, the least of all ranks.
+
+    None where nothing tells. A call of all ranks.
+    """
+    free = available_memory()
+    if communicator.size == 1:
+        return free
+    share = np.inf if free is None else free // len(communicator.ranks_of_node())
+    share = communicator.least(share)
+    return None if np.isinf(share) else int(share)
 
 
 def _machine() -> int | None:

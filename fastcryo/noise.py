@@ -9,6 +9,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from fastcryo.communicator import ALONE, Communicator
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.optics import noise_gain
@@ -33,6 +34,7 @@ def estimate_noise_std(
     radius: int,
     most_images: int = IMAGES_FOR_NOISE,
     progress: Callable[[int, int], None] | None = None,
+    communicator: Communicator = ALONE,
 ) -> NDArray[np.float64]:
     """Estimate sigma by shell from the corners of the images, outside the inscribed circle.
 
@@ -45,6 +47,8 @@ def estimate_noise_std(
         Evenly chosen images to look at.
     progress : callable, optional
         Called with (images done, images to look at).
+    communicator : Communicator
+        The ranks that share the work.
 
     Returns
     -------
@@ -57,24 +61,27 @@ def estimate_noise_std(
         Images that hold nothing but one constant.
     """
     chosen = np.unique(np.linspace(0, len(particles) - 1, most_images).round().astype(int))
+    mine = chosen[communicator.part(len(chosen))]
     background = background_mask(particles.box)
     area = np.square(background, dtype=np.float64).sum()
     shape = particles.box, particles.box // 2 + 1
     total, power = np.zeros(shape), np.zeros(shape)
 
     def powers(block: slice) -> tuple[NDArray, NDArray]:
-        images = particles.images(chosen[block])
+        images = particles.images(mine[block])
         whole = summed_power(images)
         means = (images * background).sum(axis=(1, 2)) / background.sum()
         images -= means[:, None, None]
         images *= background
         return whole, summed_power(images)
 
-    for block, (whole, outside) in in_threads(powers, pieces(len(chosen), BLOCK)):
+    for block, (whole, outside) in in_threads(powers, pieces(len(mine), BLOCK)):
         total += whole
         power += outside
         if progress is not None:
-            progress(block.stop, len(chosen))
+            progress(block.stop * len(chosen) // len(mine), len(chosen))
+    communicator.sum(total)
+    communicator.sum(power)
     power *= particles.box**2 / area / len(chosen)
     total /= len(chosen)
     shells = image_shells(particles.box)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.errors import InputError
-from fastcryo.free_memory import available_memory
+from fastcryo.free_memory import free_memory
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, stencil, vectors
@@ -290,7 +290,7 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
     operator, grid = problem.operator, problem.grid
     needed = memory(grid, operator.interpolation, operator.real_dtype.itemsize)
     if limit is None:
-        free = available_memory()
+        free = free_memory(problem.communicator)
         limit = needed if free is None else free // 2
     if needed > limit:
         note = (
@@ -306,9 +306,10 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
     colours = layout.tile_colours(tiles, radius, *TILE_SHAPE)
     none = (np.empty(0, operator.dtype),)
     tables = (problem.weights, entries.reshape(-1), radius)
+    members = problem.local_images()
     copies = (
         (part, images, view)
-        for part, images, steps in blocks(tables, problem.members, problem.steps, operator.samples)
+        for part, images, steps in blocks(tables, members, problem.steps, operator.samples)
         for view in copies_of(steps)
     )
     for part, images, steps in copies:
@@ -335,5 +336,6 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
                 max(1, len(images)),
                 np.empty((len(chosen), 4)),
             )
+    problem.communicator.sum(entries)
     stencil.separate(entries, entries.dtype.type(1 / problem.views(len(problem))))
     return NormalOperator(problem, entries, None)

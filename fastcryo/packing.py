@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +59,18 @@ class Source:
     read: Callable[[NDArray[np.int64]], NDArray]
     refuse: Callable[[NDArray[np.int64]], None]
     progress: Callable[[int, int], None] | None = None
+
+    def part(self, own: slice) -> Source:
+        """Return the source of a part of the images, of those in the order of reading.
+
+        It tells the progress of all, as if the others were read side by side.
+        """
+        count, progress = len(self.order), self.progress
+
+        def tell(done: int, total: int) -> None:
+            progress(done * count // total, count)
+
+        return replace(self, order=self.order[own], progress=progress and tell)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,15 +191,15 @@ class Packer:
         """Return the one row of weights that serves all images without CTF."""
         return self.inverse_variance[None].astype(self.operator.real_dtype)
 
-    def fill_weights(self, weights: NDArray) -> None:
-        """Fill the weights of all images, one row each, without reading any."""
-        rows, length = self.operator.rows, self.length
+    def fill_weights(self, members: NDArray[np.int64], weights: NDArray) -> None:
+        """Fill the weights of some images, one row each, without reading any."""
+        rows, length, ctf = self.operator.rows, self.length, self.ctf[members]
         if self.tables is not None:
             imaging = self.tables.imaging
             aberrations.prepare_weights(
-                imaging.group,
+                imaging.group[members],
                 rows,
-                self.ctf,
+                ctf,
                 imaging.warps,
                 self.tables.even,
                 imaging.limits,
@@ -196,7 +208,7 @@ class Packer:
                 weights,
             )
             return
-        prepare.prepare_weights(rows, self.ctf, length, self.inverse_variance, weights)
+        prepare.prepare_weights(rows, ctf, length, self.inverse_variance, weights)
 
 
 def half_transforms(images: NDArray, radius: int) -> NDArray:
@@ -221,7 +233,7 @@ def half_transforms(images: NDArray, radius: int) -> NDArray:
     return scipy.fft.fft(transforms, axis=1, workers=1, overwrite_x=True)
 
 
-def stream(source: Source, keep: Keep) -> NDArray[np.float64]:
+def stream(source: Source, keep: Keep) -> None:
     """Read all images, and hand them on a few at a time.
 
     Parameters
@@ -230,18 +242,12 @@ def stream(source: Source, keep: Keep) -> NDArray[np.float64]:
     keep : callable
         Takes (indices, images) and returns their energies; called by several threads.
 
-    Returns
-    -------
-    ndarray, shape (n,), float64
-        Energies of all images.
-
     Raises
     ------
     InputError
         Images with NaN or infinite pixels.
     """
     count, pixels, told = len(source.order), source.side**2, 0
-    energies = np.zeros(count)
 
     def work(block: slice) -> None:
         members = source.order[block]
@@ -252,7 +258,6 @@ def stream(source: Source, keep: Keep) -> NDArray[np.float64]:
         if not np.isfinite(found).all():
             source.refuse(members)
             raise InputError("images: pixels are too large, normalise them")
-        energies[members] = found
 
     work_done = in_threads(work, pieces(count, BLOCK_BYTES // (8 * pixels)))
     # Closed here, so that no thread works on when `progress` is interrupted.
@@ -262,7 +267,6 @@ def stream(source: Source, keep: Keep) -> NDArray[np.float64]:
             if source.progress is not None and due:
                 told = block.stop
                 source.progress(told, count)
-    return energies
 
 
 def pieces(count: int, length: int) -> Iterator[slice]:

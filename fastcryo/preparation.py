@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastcryo.communicator import ALONE, Communicator
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
-from fastcryo.free_memory import available_memory
+from fastcryo.free_memory import free_memory
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.operators import SliceOperator
@@ -61,12 +62,13 @@ class ImageSet:
         """Side of the box, angstrom."""
         return self.side * self.pixel_size
 
-    def steps(self) -> NDArray[np.int64]:
-        """Fixed-point rows of the rotations, (n, 2, 3), or of all symmetric views, (g, n, 2, 3)."""
+    def steps(self, own: NDArray[np.int64] | slice = np.s_[:]) -> NDArray[np.int64]:
+        """Fixed-point rows of some rotations, (n, 2, 3), or of all their views, (g, n, 2, 3)."""
         symmetry = symmetry_matrices(self.symmetry)
         rows = self.rotations[:, :2]
         if self.imaging is not None:
             rows = self.imaging.bend(self.rotations)
+        rows = rows[own]
         if len(symmetry) == 1:
             return layout.fixed_point_steps(rows)
         views = replicated(rows, symmetry)
@@ -142,8 +144,11 @@ def prepare_data(
     noise_std: ArrayLike,
     regularization: ArrayLike,
     store: Store | None = None,
+    communicator: Communicator = ALONE,
 ) -> dict:
     """Read, transform, crop and pack all images in one pass, see `fastcryo.packing`.
+
+    Each rank takes a range of the images, in the order in which they are read.
 
     Parameters
     ----------
@@ -155,6 +160,8 @@ def prepare_data(
         See `fastcryo.problem.KnownPoseProblem`.
     store : Store, optional
         Where on disk the prepared images are kept, or already are; in memory unless given.
+    communicator : Communicator
+        The ranks that share the images.
 
     Returns
     -------
@@ -167,6 +174,7 @@ def prepare_data(
         Arguments that cannot be used, or more data than memory.
     """
     radius, count = operator.grid.radius, len(setup.rotations)
+    communicator.check(count)
     sigma = by_shell("noise_std", noise_std, radius)
     if (sigma <= 0).any():
         raise InputError("noise_std: every value must be positive")
@@ -180,30 +188,38 @@ def prepare_data(
         shifts /= setup.imaging.scales[setup.imaging.group, None]
         tables = ImagingTables.of(setup.imaging, operator, setup.length)
     packer = Packer(operator, setup.length, shifts, ctf, inverse_variance, tables)
+    own, rows = np.arange(count), None
+    if communicator.size > 1:
+        part, rows = communicator.part(count), np.full(count, -1)
+        own = np.sort(own[part] if source is None else source.order[part])
+        source = source and source.part(part)
+        rows[own] = np.arange(len(own)) if store is None else own
     if store is None:
-        weights, data, energies = in_memory(packer, count, source)
+        weights, data, energies = in_memory(packer, own, source, communicator)
     else:
-        weights, data, energies = store.prepared(packer, sigma, source)
+        weights, data, energies = store.prepared(packer, sigma, source, communicator)
     return dict(
         operator=operator,
         pixel_size=setup.pixel_size,
         image_box=setup.side,
-        steps=setup.steps(),
+        steps=setup.steps(own if store is None else np.s_[:]),
         weights=weights,
         data=data,
         energies=energies,
         damping=damping_of(operator, regularization),
         members=np.arange(count),
         mean_inverse_variance=float(inverse_variance.sum() / (operator.samples - 0.5)),
+        rows=rows,
+        communicator=communicator,
     )
 
 
 def in_memory(
-    packer: Packer, count: int, source: Source | None
+    packer: Packer, own: NDArray[np.int64], source: Source | None, communicator: Communicator
 ) -> tuple[NDArray, NDArray, NDArray[np.float64]]:
-    """Return weights, data and energies of all images, in memory."""
-    operator, with_ctf = packer.operator, len(packer.ctf) > 0
-    check_memory(operator, count, with_ctf, source is not None)
+    """Return weights, data and energies of this rank's images, `own` in ascending order."""
+    operator, with_ctf, count = packer.operator, len(packer.ctf) > 0, len(own)
+    check_memory(operator, count, with_ctf, source is not None, communicator)
     data = np.empty((0 if source is None else count, operator.samples), operator.dtype)
     if with_ctf:
         weights = np.empty((count, operator.samples), operator.real_dtype)
@@ -211,13 +227,17 @@ def in_memory(
         weights = packer.common_weights()
     if source is None:
         if with_ctf:
-            packer.fill_weights(weights)
+            packer.fill_weights(own, weights)
         return weights, data, np.zeros(count)
 
     def keep(members: NDArray[np.int64], images: NDArray) -> NDArray[np.float64]:
-        return packer.pack(images, members, members, weights, data)
+        places = np.searchsorted(own, members)
+        energies[places] = packer.pack(images, members, places, weights, data)
+        return energies[places]
 
-    return weights, data, stream(source, keep)
+    energies = np.empty(count)
+    stream(source, keep)
+    return weights, data, energies
 
 
 def packed_bytes(operator: SliceOperator, with_ctf: bool, with_data: bool = True) -> int:
@@ -226,10 +246,16 @@ def packed_bytes(operator: SliceOperator, with_ctf: bool, with_data: bool = True
     return operator.samples * per_sample
 
 
-def check_memory(operator: SliceOperator, count: int, with_ctf: bool, with_data: bool) -> None:
-    """Refuse more prepared images than there is memory for."""
+def check_memory(
+    operator: SliceOperator,
+    count: int,
+    with_ctf: bool,
+    with_data: bool,
+    communicator: Communicator = ALONE,
+) -> None:
+    """Refuse more prepared images, on this rank, than there is memory for."""
     needed = count * packed_bytes(operator, with_ctf, with_data)
-    free = available_memory()
+    free = free_memory(communicator)
     if free is not None and needed > free:
         raise InputError(
             f"memory: {needed / 2**30:.3g} GiB are needed for {count} prepared images of box "

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo._version import __version__
+from fastcryo.communicator import Communicator
 from fastcryo.errors import InputError
 from fastcryo.io.atomic import replacing_folder
 from fastcryo.optics import imaging_of
@@ -116,14 +117,18 @@ class Store:
         packer: Packer,
         sigma: NDArray[np.float64],
         source: Source | None,
+        communicator: Communicator,
     ) -> tuple[NDArray | StoredRows, StoredRows, NDArray[np.float64]]:
-        """Return weights, data and energies: those of an earlier run, else written now.
+        """Return weights, data and energies of all images: of an earlier run, else written now.
 
         Parameters
         ----------
         packer : Packer
         sigma : ndarray, one number or one per shell
         source : Source or None
+            Of the images of this rank.
+        communicator : Communicator
+            The ranks that write the set together.
 
         Raises
         ------
@@ -141,7 +146,7 @@ class Store:
                 f"{self.folder}: prepared sets are in single precision, use dtype float32"
             )
         radius = operator.grid.radius
-        storage = Storage.of(self.kind, packer, len(source.order))
+        storage = Storage.of(self.kind, packer, self.made_of["images"])
         wanted = {
             "format": FORMAT,
             "version": VERSION,
@@ -152,8 +157,8 @@ class Store:
             "noise_std": np.broadcast_to(np.atleast_1d(sigma)[: radius + 1], radius + 1).tolist(),
             **self.made_of,
         }
-        if self._to_be_written(wanted, storage):
-            self._write(wanted, storage, packer, source)
+        if communicator.once(lambda: self._to_be_written(wanted, storage)):
+            self._write(wanted, storage, packer, source, communicator)
         elif source.progress is not None:
             source.progress(len(source.order), len(source.order))
         weights, data, energies = storage.open(self.folder)
@@ -173,25 +178,44 @@ class Store:
         return problem is not None
 
     def _write(
-        self, header: dict[str, Any], storage: Storage, packer: Packer, source: Source
+        self,
+        header: dict[str, Any],
+        storage: Storage,
+        packer: Packer,
+        source: Source,
+        communicator: Communicator,
     ) -> None:
-        with replacing_folder(self.folder) as folder, contextlib.ExitStack() as opened:
-            self._check_space(storage.size())
-            header = {**header, "relative_rms_error": _error(storage, packer, source)}
-            files = {}
-            for name, (shape, dtype) in storage.files().items():
-                files[name] = RowFile(folder / f"{name}.npy", shape, dtype)
-                opened.callback(files[name].close)
+        with contextlib.ExitStack() as finished:
 
-            def keep(members: NDArray[np.int64], images: NDArray) -> NDArray[np.float64]:
-                weights, data, energies = _pack(storage, packer, members, images)
-                rows = {**storage.encode(weights, data), "energies": energies[:, None]}
-                for name, file in files.items():
-                    file.put(members, rows[name])
-                return energies
+            def begin() -> Path:
+                folder = finished.enter_context(replacing_folder(self.folder))
+                self._check_space(storage.size())
+                error = _error(storage, packer, source)
+                for name, (shape, dtype) in storage.files().items():
+                    RowFile(folder / f"{name}.npy", shape, dtype).close()
+                text = json.dumps({**header, "relative_rms_error": error}, indent=1)
+                (folder / HEADER).write_text(text + "\n")
+                return folder
 
-            stream(source, keep)
-            (folder / HEADER).write_text(json.dumps(header, indent=1) + "\n")
+            folder = communicator.once(begin)
+            with contextlib.ExitStack() as opened:
+                files = {}
+                for name, (shape, dtype) in storage.files().items():
+                    files[name] = RowFile(folder / f"{name}.npy", shape, dtype)
+                    opened.callback(files[name].close)
+
+                def keep(members: NDArray[np.int64], images: NDArray) -> NDArray[np.float64]:
+                    weights, data, energies = _pack(storage, packer, members, images)
+                    rows = {**storage.encode(weights, data), "energies": energies[:, None]}
+                    for name, file in files.items():
+                        file.put(members, rows[name])
+                    return energies
+
+                stream(source, keep)
+            # All ranks have written theirs before the folder gets its name, and it has its name
+            # before anybody reads it.
+            communicator.wait()
+        communicator.wait()
 
     def _check_space(self, needed: int) -> None:
         free = shutil.disk_usage(self.folder.resolve().parent).free

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastcryo.arrays import vectors_of
+from fastcryo.arrays import fetch, vectors_of
+from fastcryo.communicator import ALONE, Communicator
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
@@ -47,6 +48,10 @@ class KnownPoseProblem:
     is seen in g views A S: the sums go over these n g terms, and n stands for n g. Make one with
     `from_arrays` or `from_particles`.
 
+    The ranks of an MPI job share a problem: each keeps the rows of some images, sums over images go
+    over all ranks, and results are the same on all of them. All methods that need such a sum must
+    be called by every rank, with the same arguments.
+
     Attributes
     ----------
     operator : SliceOperator
@@ -55,7 +60,8 @@ class KnownPoseProblem:
     image_box : int
         Side of the images as given; `grid.box` may be smaller (Fourier cropping).
     steps : ndarray, shape (n, 2, 3) or (g, n, 2, 3), int64
-        Fixed-point rows of the rotations; with symmetry, of all views.
+        Fixed-point rows of the rotations; with symmetry, of all views. Here and
+        below n counts the images of this rank.
     weights : ndarray or StoredRows, shape (n, samples) or (1, samples)
         C^2 / sigma^2, halved at the origin.
     data : ndarray or StoredRows, shape (n, samples) or (0, samples)
@@ -65,9 +71,14 @@ class KnownPoseProblem:
     damping : ndarray, shape (1, 1, 1) or that of the half grid
         lambda.
     members : ndarray, shape (m,), int64
-        The images of this problem, indices into the arrays above: subsets share them.
+        The images of this problem, of those of the whole set: subsets share the arrays above.
     mean_inverse_variance : float
         Mean of 1 / sigma^2 over the disc.
+    rows : ndarray of int64, or None
+        Where the arrays above keep each image of the whole set, -1: on another rank. None: every
+        image in its place.
+    communicator : Communicator
+        The ranks that share this problem.
     """
 
     operator: SliceOperator
@@ -80,6 +91,8 @@ class KnownPoseProblem:
     damping: NDArray
     members: NDArray[np.int64]
     mean_inverse_variance: float
+    rows: NDArray[np.int64] | None = None
+    communicator: Communicator = ALONE
 
     @property
     def grid(self) -> FourierGrid:
@@ -118,6 +131,7 @@ class KnownPoseProblem:
         interpolation: str = "trilinear",
         dtype: DTypeLike = "float32",
         backend: str = "auto",
+        communicator: Communicator = ALONE,
     ) -> KnownPoseProblem:
         """Build the problem from arrays.
 
@@ -148,6 +162,8 @@ class KnownPoseProblem:
             Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
         interpolation, dtype, backend
             See `SliceOperator`.
+        communicator : Communicator
+            The ranks that share the images; all give the same arguments.
 
         Raises
         ------
@@ -172,7 +188,11 @@ class KnownPoseProblem:
         grid = FourierGrid(side if box is None else box, radius_of(setup, box, radius, resolution))
         operator = SliceOperator(grid, interpolation, backend, dtype)
         source = None if images is None else source_of_array(images, operator.real_dtype)
-        return cls(**prepare_data(operator, setup, source, noise_std, regularization))
+        return cls(
+            **prepare_data(
+                operator, setup, source, noise_std, regularization, communicator=communicator
+            )
+        )
 
     @classmethod
     def from_particles(
@@ -194,6 +214,7 @@ class KnownPoseProblem:
         store: str | os.PathLike | None = None,
         storage: str = "float32",
         overwrite: bool = False,
+        communicator: Communicator = ALONE,
     ) -> KnownPoseProblem:
         """Build the problem from particles, reading their images block by block.
 
@@ -248,7 +269,9 @@ class KnownPoseProblem:
         kept = None
         if store is not None:
             kept = Store.of(store, storage, overwrite, particles, invert)
-        return cls(**prepare_data(operator, setup, source, noise_std, regularization, kept))
+        return cls(
+            **prepare_data(operator, setup, source, noise_std, regularization, kept, communicator)
+        )
 
     def loss(self, volume: NDArray, batch: ArrayLike | None = None) -> float:
         """Return f of a half grid for a batch (indices), or for all images.
@@ -258,10 +281,10 @@ class KnownPoseProblem:
         InputError
             A problem of metadata only, or a batch that cannot be used.
         """
-        images = self._images(batch)
+        images, count = self._batch(batch)
         self._need_data()
-        square, mixed = self.operator.energy(volume, self.steps, images, self.weights, self.data)
-        return self._loss(square, mixed, images, self._damped_norm(volume))
+        sums = self.operator.energy(volume, self.steps, images, self.weights, self.data)
+        return self._loss(*sums, 0.0, images, count) + 0.5 * self._damped_norm(volume)
 
     def loss_and_gradient(
         self, volume: NDArray, batch: ArrayLike | None = None, out: NDArray | None = None
@@ -270,19 +293,12 @@ class KnownPoseProblem:
 
         `out`, a half grid, takes the gradient: memory that is used again costs no time to get.
         """
-        images = self._images(batch)
+        images, count = self._batch(batch)
         self._need_data()
-        gradient, square, mixed, damped_norm = self.operator.normal(
-            volume,
-            self.steps,
-            images,
-            self.weights,
-            self.data,
-            1 / self.views(len(images)),
-            self.damping,
-            out,
+        gradient, *sums = self.operator.normal(
+            volume, self.steps, images, self.weights, self.data, 1 / count, self._prior, out
         )
-        return self._loss(square, mixed, images, damped_norm), gradient
+        return self._loss(*sums, images, count), self._sum(gradient)
 
     def loss_gradient_and_product(
         self,
@@ -296,50 +312,50 @@ class KnownPoseProblem:
         What a step of Algorithm 1 needs, with a probe as direction: coordinates, weights, CTF and
         data are read once for both. `out`, two half grids, takes gradient and product.
         """
-        images = self._images(batch)
+        images, count = self._batch(batch)
         self._need_data()
-        gradient, product, square, mixed, damped_norm = self.operator.normal_with_product(
+        gradient, product, *sums = self.operator.normal_with_product(
             volume,
             direction,
             self.steps,
             images,
             self.weights,
             self.data,
-            1 / self.views(len(images)),
-            self.damping,
+            1 / count,
+            self._prior,
             out,
         )
-        return self._loss(square, mixed, images, damped_norm), gradient, product
+        return self._loss(*sums, images, count), self._sum(gradient), self._sum(product)
 
     def loss_and_curvature(
         self, volume: NDArray, direction: NDArray, batch: ArrayLike | None = None
     ) -> tuple[float, float]:
         """Return f of `volume` and <d, H d> of `direction` from one forward-only pass."""
-        images = self._images(batch)
+        images, count = self._batch(batch)
         self._need_data()
         square, mixed, product_square = self.operator.energies(
             volume, direction, self.steps, images, self.weights, self.data
         )
-        curvature = 2 * product_square / self.views(len(images)) + self._damped_norm(direction)
-        return self._loss(square, mixed, images, self._damped_norm(volume)), curvature
+        loss = self._loss(square, mixed, 0.0, images, count) + 0.5 * self._damped_norm(volume)
+        return loss, self._curvature(product_square, direction, count)
 
     def hvp(
         self, direction: NDArray, batch: ArrayLike | None = None, out: NDArray | None = None
     ) -> NDArray:
         """Return the Hessian times a half grid; `out`, a half grid, takes it."""
-        images = self._images(batch)
+        images, count = self._batch(batch)
         none = np.empty((0, self.operator.samples), self.operator.dtype)
-        scale = 1 / self.views(len(images))
-        return self.operator.normal(
-            direction, self.steps, images, self.weights, none, scale, self.damping, out
-        )[0]
+        product, *_ = self.operator.normal(
+            direction, self.steps, images, self.weights, none, 1 / count, self._prior, out
+        )
+        return self._sum(product)
 
     def curvature(self, direction: NDArray, batch: ArrayLike | None = None) -> float:
         """Return <d, H d> from one forward-only pass."""
-        images = self._images(batch)
+        images, count = self._batch(batch)
         none = np.empty((0, self.operator.samples), self.operator.dtype)
         square, _ = self.operator.energy(direction, self.steps, images, self.weights, none)
-        return 2 * square / self.views(len(images)) + self._damped_norm(direction)
+        return self._curvature(square, direction, count)
 
     def right_hand_side(self) -> NDArray:
         """Return b = 1/n sum_i P_i^H C_i y_i / sigma^2, so that H V = b at the minimiser."""
@@ -385,10 +401,31 @@ class KnownPoseProblem:
         """Return the problem of some of the images; it shares the prepared data."""
         return replace(self, members=self._images(indices))
 
+    def local_images(self, members: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Return the rows of this rank's images among some of the whole set; all unless given."""
+        members = self.members if members is None else members
+        if self.rows is None:
+            return members
+        rows = self.rows[members]
+        return rows[rows >= 0]
+
+    @property
+    def _prior(self) -> NDArray | None:
+        """What this rank adds to its sums: lambda on the first, nothing on others."""
+        return self.damping if self.communicator.rank == 0 else None
+
+    def _sum(self, total: Any) -> Any:
+        """Sum a half grid over ranks, in place."""
+        if self.communicator.size > 1:
+            host = self.communicator.sum(fetch(total))
+            if host is not total:
+                total.copy_to_device(host)
+        return total
+
     def _diagonal(self, batch: ArrayLike | None, squared: bool) -> NDArray:
-        images = self._images(batch)
-        total = self.operator.diagonal(self.steps, images, self.weights, squared)
-        total /= self.views(len(images))
+        images, count = self._batch(batch)
+        total = self._sum(self.operator.diagonal(self.steps, images, self.weights, squared))
+        total /= count
         total += self.damping
         return total
 
@@ -397,9 +434,27 @@ class KnownPoseProblem:
         by_plane = vectors_of(volume).damped_norm_by_plane(volume, damping)
         return float(by_plane @ self.grid.plane_multiplicity)
 
-    def _loss(self, square: float, mixed: float, images: NDArray, damped_norm: float) -> float:
-        data_term = (square - 2 * mixed) / self.views(len(images)) + self.energies[images].mean()
-        return float(data_term + 0.5 * damped_norm)
+    def _curvature(self, square: float, direction: NDArray, count: int) -> float:
+        (square,) = self.communicator.sums(square)
+        return 2 * square / count + self._damped_norm(direction)
+
+    def _loss(
+        self,
+        square: float,
+        mixed: float,
+        damped_norm: float,
+        images: NDArray[np.int64],
+        count: int,
+    ) -> float:
+        """Return f from this rank's sums; an image counts once for each of its views."""
+        sums = square, mixed, damped_norm, float(self.energies[images].sum())
+        square, mixed, damped_norm, energy = self.communicator.sums(*sums)
+        return (square - 2 * mixed) / count + self.views(1) * energy / count + 0.5 * damped_norm
+
+    def _batch(self, batch: ArrayLike | None) -> tuple[NDArray[np.int64], int]:
+        """Return the rows of this rank's images of a batch, and the views of all of them."""
+        members = self._images(batch)
+        return self.local_images(members), self.views(len(members))
 
     def _images(self, batch: ArrayLike | None) -> NDArray[np.int64]:
         if batch is None:

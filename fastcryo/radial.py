@@ -101,9 +101,10 @@ def condition_number_by_radius(problem: KnownPoseProblem) -> RadialCondition:
     nearest = SliceOperator(problem.grid, "nearest", "cpu", operator.real_dtype)
     plain = np.ones((1, operator.samples), operator.real_dtype)
     plain[:, operator.origin] /= 2
-    count = problem.views(len(problem))
+    count, images = problem.views(len(problem)), problem.local_images()
     views, weighted = (
-        nearest.diagonal(problem.steps, problem.members, weights, squared=True) / count
+        problem.communicator.sum(nearest.diagonal(problem.steps, images, weights, squared=True))
+        / count
         for weights in (plain, problem.weights)
     )
     length = problem.pixel_size * problem.image_box

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.assembled import assemble_all
+from fastcryo.communicator import ALONE, Communicator
 from fastcryo.errors import InputError
 from fastcryo.finish import Run, finish
 from fastcryo.forecast import plan_run
+from fastcryo.free_memory import free_memory
 from fastcryo.masks import AUTO, mask_for
 from fastcryo.noise import estimate_noise_std
 from fastcryo.particles import Particles
@@ -38,7 +41,8 @@ def reconstruct(
     overwrite: bool = False,
     report: Report = silent,
     command: str = "",
-) -> Reconstruction:
+    communicator: Communicator = ALONE,
+) -> Reconstruction | None:
     """Reconstruct half-maps and the map of all particles, and write everything to a folder.
 
     Files: ``run_half1_class001_unfil.mrc``, ``run_half2_class001_unfil.mrc``,
@@ -66,10 +70,13 @@ def reconstruct(
         Called with (stage, done, total, detail).
     command : str
         Command line, for the record.
+    communicator : Communicator
+        The ranks that share the images; rank 0 alone writes.
 
     Returns
     -------
     Reconstruction
+        None on ranks other than 0.
 
     Raises
     ------
@@ -97,19 +104,24 @@ def reconstruct(
                 f"{particles.source}: half-set {number} is empty, at least two particles with "
                 "different rlnRandomSubset are needed"
             )
-    folder = open_folder(folder, resume, overwrite)
+    out = communicator.once(lambda: open_folder(folder, resume, overwrite))
     if not (isinstance(mask, str) and mask == AUTO):
         box = settings.box or particles.box
         mask = mask_for(mask, box, particles.pixel_size * particles.box / box)
-    plan = plan_run(particles, settings, prepared, folder)
+    free = free_memory(communicator)
+    plan = communicator.once(
+        lambda: plan_run(particles, settings, prepared, out, free, communicator.size)
+    )
     heading = [command or "called from Python", *plan.lines()]
-    with logged(folder, report, heading, resume) as tell:
+    first = communicator.rank == 0
+    logs = logged(out, report, heading, resume) if first else contextlib.nullcontext(silent)
+    with logs as tell:
         problem, noise = prepare(
-            particles, settings, tell, plan.folder, overwrite or plan.automatic
+            particles, settings, tell, plan.folder, overwrite or plan.automatic, communicator
         )
-        run = Run(folder, particles, settings, mask, noise, command, plan.folder, began)
+        run = Run(out, particles, settings, mask, noise, command, plan.folder, began)
         result = solve_and_finish(run, problem, half_sets, tell, resume)
-    if plan.automatic:
+    if plan.automatic and first:
         shutil.rmtree(plan.folder)
     return result
 
@@ -120,8 +132,8 @@ def solve_and_finish(
     half_sets: tuple[NDArray, NDArray],
     report: Report,
     resume: bool,
-) -> Reconstruction:
-    """Solve the half-maps and the map of all images, and write all files of the run."""
+) -> Reconstruction | None:
+    """Solve the half-maps and the map of all images; rank 0 writes all files of the run."""
     settings, folder = run.settings, run.folder
     identity = fingerprint(run.particles, settings)
     halves = [problem.select(members) for members in half_sets]
@@ -154,6 +166,8 @@ def solve_and_finish(
         solutions[name] = replace(solution, weights=weights)
         done += len(job)
 
+    if problem.communicator.rank > 0:
+        return None
     notes += [s.note for s in solutions.values() if s.note]
     report("writing", 0, 1, "")
     result = finish(run, problem, solutions, notes)
@@ -169,6 +183,7 @@ def prepare(
     report: Report,
     prepared: str | os.PathLike | None = None,
     overwrite: bool = False,
+    communicator: Communicator = ALONE,
 ) -> tuple[KnownPoseProblem, NDArray | None]:
     """Estimate the noise, read all images and pack what the objective needs.
 
@@ -186,6 +201,7 @@ def prepare(
             particles,
             (particles.box - 1) // 2,
             progress=lambda done, total: report("noise", done, total, ""),
+            communicator=communicator,
         )
     problem = KnownPoseProblem.from_particles(
         particles,
@@ -201,6 +217,7 @@ def prepare(
         store=prepared,
         storage=settings.prepared_type,
         overwrite=overwrite,
+        communicator=communicator,
     )
     if settings.prepared_type != "float32":
         error = max(read_header(prepared)["relative_rms_error"].values())

@@ -119,7 +119,7 @@ class StoredRows:
 
     def read_ahead(self, rows: NDArray[np.int64]) -> None:
         """Have the system read some rows in the background, in large pieces."""
-        if not hasattr(mmap, "MADV_WILLNEED"):
+        if len(rows) == 0 or not hasattr(mmap, "MADV_WILLNEED"):
             return
         size = self.stored.strides[0]
         first = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1])
@@ -152,10 +152,11 @@ def blocks(
     Yields
     ------
     arrays, images, steps
-        Of one block; stored rows are arrays now, and the images indices into all of them.
+        Of one block; stored rows are arrays now, and the images indices into all of them. An empty
+        batch is one empty block: what the kernels add to their sums is written all the same.
     """
     length = max(1, BLOCK_BYTES // (SAMPLE_BYTES * samples))
-    parts = [images[start : start + length] for start in range(0, len(images), length)]
+    parts = [images[start : start + length] for start in range(0, max(1, len(images)), length)]
     stored = [a for a in arrays if isinstance(a, StoredRows)]
     in_place = all(rows.in_place for rows in stored)
     for number, part in enumerate(parts):

@@ -42,9 +42,11 @@ def solve(
     """
     lam, note = problem.shell_regularization(), ""
     if settings.solver == "sgd":
-        state = resolution = None
-        if resume and checkpoint.exists():
-            state = load_checkpoint(checkpoint, identity)
+        communicator, state, resolution = problem.communicator, None, None
+        if resume:
+            state = communicator.once(
+                lambda: load_checkpoint(checkpoint, identity) if checkpoint.exists() else None
+            )
 
         def tell(p: Progress) -> None:
             done, total = p.epoch * p.iterations + p.iteration + 1, p.epochs * p.iterations
@@ -56,7 +58,7 @@ def solve(
 
         def keep(state: SGDState) -> None:
             nonlocal resolution
-            save_checkpoint(checkpoint, state, identity)
+            communicator.once(lambda: save_checkpoint(checkpoint, state, identity))
             if other_half is not None:
                 resolution = resolution_so_far(problem, state.volume, other_half)
 

@@ -155,7 +155,7 @@ class Storage:
 
 
 class RowFile:
-    """A ``.npy`` file that is written in pieces, in any order and by several threads.
+    """A ``.npy`` file that is written in pieces, in any order and by several threads or processes.
 
     Parameters
     ----------
@@ -167,7 +167,8 @@ class RowFile:
     def __init__(self, path: Path, shape: tuple[int, int], dtype: np.dtype):
         self._lock = Lock()
         self._row = shape[1] * dtype.itemsize
-        self._file = path.open("wb", buffering=0)
+        # Every process that opens the file leaves it of the same length, with the same header.
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
         self._first = self._file.tell()

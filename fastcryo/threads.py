@@ -21,6 +21,11 @@ def thread_count() -> int:
     return numba.get_num_threads()
 
 
+def most_threads() -> int:
+    """Threads that this process was started with."""
+    return numba.config.NUMBA_NUM_THREADS
+
+
 @contextlib.contextmanager
 def use_threads(count: int | None) -> Iterator[None]:
     """Run a block with `count` threads (``None``: leave as it is), then restore the former number.
@@ -33,7 +38,7 @@ def use_threads(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
-    most = numba.config.NUMBA_NUM_THREADS
+    most = most_threads()
     if not 1 <= count <= most:
         raise InputError(
             f"threads: {count} asked for, but this process can use 1 to {most} "

@@ -152,13 +152,14 @@ def batch_spread(problem: KnownPoseProblem, batch_size: int) -> NDArray:
 def _largest_weights(problem: KnownPoseProblem) -> NDArray[np.float64]:
     """Largest C^2 / sigma^2 of all images that a voxel of the shells 0..R can get."""
     operator, radius = problem.operator, problem.grid.radius
-    weights, members = problem.weights, problem.members
+    weights, members = problem.weights, problem.local_images()
     if len(weights) == 1:
         members = np.zeros(1, np.int64)
     largest = np.zeros(operator.samples, operator.real_dtype)
     for start in range(0, len(members), IMAGES_AT_ONCE):
         block = weights[members[start : start + IMAGES_AT_ONCE]]
         np.maximum(largest, block.max(axis=0), out=largest)
+    problem.communicator.largest(largest)
     largest[operator.origin] *= 2
     h, k = operator.frequencies()
     by_shell = np.zeros(radius + 1 + 2 * REACH)

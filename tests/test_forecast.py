@@ -87,7 +87,7 @@ def test_a_run_that_has_to_stream_gives_the_same_bits(star, tmp_path, monkeypatc
     assert main([*command, str(tmp_path / "memory")]) == 0
     whole = plan_run(read_particles(star), Settings(), None, tmp_path, free=GIB)
     little = whole.images + whole.volumes
-    monkeypatch.setattr(forecast, "available_memory", lambda: little)
+    monkeypatch.setattr(free_memory, "available_memory", lambda: little)
     assert main([*command, str(tmp_path / "dry"), "--dry-run"]) == 0
     assert "read from there pass by pass" in capsys.readouterr().out
     assert not (tmp_path / "dry").exists()

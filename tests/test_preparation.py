@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+import fastcryo.free_memory
 import fastcryo.packing
 import fastcryo.preparation
 import fastcryo.threads
@@ -170,15 +171,15 @@ def test_progress_ends_with_the_last_image_and_is_not_told_of_every_one(tmp_path
 def test_more_images_than_memory_are_refused_before_any_is_read(monkeypatch):
     data = naive.data_set(12, count=4)
     needed = 4 * 12 * build(data).operator.samples
-    monkeypatch.setattr(fastcryo.preparation, "available_memory", lambda: needed)
+    monkeypatch.setattr(fastcryo.free_memory, "available_memory", lambda: needed)
     build(data)
-    monkeypatch.setattr(fastcryo.preparation, "available_memory", lambda: needed - 1)
+    monkeypatch.setattr(fastcryo.free_memory, "available_memory", lambda: needed - 1)
     data.images[:] = np.nan
     with pytest.raises(InputError, match=r"^memory: .* for 4 prepared images of box 12, .*--box"):
         build(data)
     metadata = KnownPoseProblem.from_arrays(None, data.rotations, 3.0, CTF(**data.ctf), N=12)
     assert len(metadata.weights) == 4
-    monkeypatch.setattr(fastcryo.preparation, "available_memory", lambda: None)
+    monkeypatch.setattr(fastcryo.free_memory, "available_memory", lambda: None)
     with pytest.raises(InputError, match="NaN"):
         build(data)
 
