@@ -141,6 +141,7 @@ def plan_run(
     usable = None if free is None else int(USABLE * free)
     batch = settings.sgd_options(len(particles))["batch_size"]
     volumes = HALF_VOLUMES * int(np.prod(operator.grid.shape)) * 8
+    volumes += operator.oversampled_memory()
     images = len(particles) * packed_bytes(operator, particles.ctf is not None)
     disk = images if settings.prepared_type == "float32" else images // 2
     if usable is not None and volumes > usable:
@@ -223,4 +224,10 @@ def operator_for(particles: Particles, settings: Settings) -> SliceOperator:
     setup = ImageSet(particles.box, particles.pixel_size, None, None, particles.rotations)
     box = settings.box or particles.box
     radius = radius_of(setup, settings.box, None, settings.maxres)
-    return SliceOperator(FourierGrid(box, radius), settings.interpolation)
+    return SliceOperator(
+        FourierGrid(box, radius),
+        settings.interpolation,
+        oversampling=settings.oversampling,
+        width=settings.width,
+        compat=settings.compat,
+    )

@@ -116,6 +116,9 @@ class KnownPoseProblem:
         regularization: ArrayLike = 1e-8,
         symmetry: str = "C1",
         interpolation: str = "trilinear",
+        oversampling: float | None = None,
+        width: int | None = None,
+        compat: str | None = None,
         dtype: DTypeLike = "float32",
         backend: str = "auto",
     ) -> KnownPoseProblem:
@@ -146,7 +149,7 @@ class KnownPoseProblem:
             lambda, one number or one per shell 0..R (the last serves beyond).
         symmetry : str
             Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
-        interpolation, dtype, backend
+        interpolation, oversampling, width, compat, dtype, backend
             See `SliceOperator`.
 
         Raises
@@ -170,7 +173,9 @@ class KnownPoseProblem:
             side = images.shape[1]
         setup = ImageSet(side, pixel_size, ctf, shifts, rotations, symmetry)
         grid = FourierGrid(side if box is None else box, radius_of(setup, box, radius, resolution))
-        operator = SliceOperator(grid, interpolation, backend, dtype)
+        operator = SliceOperator(
+            grid, interpolation, backend, dtype, None, oversampling, width, compat
+        )
         source = None if images is None else source_of_array(images, operator.real_dtype)
         return cls(**prepare_data(operator, setup, source, noise_std, regularization))
 
@@ -186,6 +191,9 @@ class KnownPoseProblem:
         regularization: ArrayLike = 1e-8,
         symmetry: str = "C1",
         interpolation: str = "trilinear",
+        oversampling: float | None = None,
+        width: int | None = None,
+        compat: str | None = None,
         dtype: DTypeLike = "float32",
         backend: str = "auto",
         invert: bool = False,
@@ -240,7 +248,16 @@ class KnownPoseProblem:
         grid = FourierGrid(
             particles.box if box is None else box, radius_of(setup, box, radius, resolution)
         )
-        operator = SliceOperator(grid, interpolation, backend, dtype, reach_of(setup, grid))
+        operator = SliceOperator(
+            grid,
+            interpolation,
+            backend,
+            dtype,
+            reach_of(setup, grid),
+            oversampling,
+            width,
+            compat,
+        )
 
         source = None
         if not metadata_only:
