@@ -8,9 +8,10 @@ from dataclasses import replace
 from numpy.typing import NDArray
 
 from fastcryo.free_memory import free_memory
-from fastcryo.normal import NormalOperator, memory
+from fastcryo.normal import PADDED, NormalOperator, memory
 from fastcryo.operators import SliceOperator
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.toeplitz import Toeplitz
 
 NAMES = ("half1", "half2", "full")
 
@@ -47,6 +48,8 @@ def assemble_all(
     note : str
         Why it is empty.
     """
+    if problem.operator.interpolation == "trilinear" and problem.operator.oversampling is not None:
+        return {}, PADDED
     needed = operator_memory(problem.operator)
     if limit is None:
         free = free_memory(problem.communicator)
@@ -82,9 +85,15 @@ def merge(
             plane += added * added.dtype.type(shares[1])
         return total
 
+    convolution = None
+    if first.convolution is not None:
+        one, other = first.convolution, second.convolution
+        spectrum, diagonal = mean(one.spectrum, other.spectrum), mean(one.diagonal, other.diagonal)
+        convolution = Toeplitz(one.grid, spectrum, diagonal)
     return replace(
         first,
         problem=problem,
         stencil=mean(first.stencil, second.stencil),
         weight=mean(first.weight, second.weight),
+        convolution=convolution,
     )

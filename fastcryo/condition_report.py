@@ -82,6 +82,8 @@ def condition(
     symmetry: str = "C1",
     interpolation: str = "trilinear",
     backend: str = "auto",
+    oversampling: float | None = None,
+    width: int | None = None,
     overwrite: bool = False,
     report: Report | None = None,
     command: str = "",
@@ -105,8 +107,10 @@ def condition(
         lambda, in units of the mean 1 / sigma^2 (noise of variance 1 is assumed).
     symmetry : str
         Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
-    interpolation : {"trilinear", "nearest"}
+    interpolation : {"trilinear", "nearest", "kaiser_bessel"}
     backend : {"auto", "cpu", "cuda", "cuda-deterministic"}
+    oversampling, width
+        Of the window, see `fastcryo.operators.SliceOperator`.
     overwrite : bool
         Replace the files of an earlier run.
     report : callable, optional
@@ -138,6 +142,8 @@ def condition(
         symmetry=symmetry,
         interpolation=interpolation,
         backend=backend,
+        oversampling=oversampling,
+        width=width,
         metadata_only=True,
         communicator=communicator,
     )

@@ -149,6 +149,7 @@ def plan_run(
     usable = None if free is None else int(USABLE * free)
     batch = settings.sgd_options(len(particles))["batch_size"]
     volumes = HALF_VOLUMES * int(np.prod(operator.grid.shape)) * 8
+    volumes += operator.oversampled_memory()
     per_image = packed_bytes(operator, particles.ctf is not None)
     images, disk = -(-len(particles) // ranks) * per_image, len(particles) * per_image
     disk = disk if settings.prepared_type == "float32" else disk // 2
@@ -233,4 +234,10 @@ def operator_for(particles: Particles, settings: Settings) -> SliceOperator:
     setup = ImageSet(particles.box, particles.pixel_size, None, None, particles.rotations)
     box = settings.box or particles.box
     radius = radius_of(setup, settings.box, None, settings.maxres)
-    return SliceOperator(FourierGrid(box, radius), settings.interpolation)
+    return SliceOperator(
+        FourierGrid(box, radius),
+        settings.interpolation,
+        oversampling=settings.oversampling,
+        width=settings.width,
+        compat=settings.compat,
+    )

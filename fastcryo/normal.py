@@ -17,6 +17,7 @@ from fastcryo.kernels.cpu import prepare, stencil, vectors
 from fastcryo.operators import PRECISIONS
 from fastcryo.rows import blocks, copies_of
 from fastcryo.threads import thread_count
+from fastcryo.toeplitz import Toeplitz, toeplitz
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from fastcryo.problem import KnownPoseProblem
 
 # Rows of the stencil are 15 times as long as those of a volume, so its tiles are smaller.
+PADDED = (
+    "H of an oversampled trilinear window is no stencil and no convolution: "
+    "every product goes through all images"
+)
 TILE_SHAPE = (4, 8)
 
 
@@ -119,8 +124,9 @@ class NormalOperator:
     """H = 1/n sum P^H C^2/sigma^2 P + lambda of all images of a problem.
 
     Make one with `KnownPoseProblem.normal_operator`. ``trilinear``: 14 distinct arrays of the size
-    of the half ball (`fastcryo.kernels.cpu.stencil`); ``nearest``: the diagonal; neither:
-    products go through all images.
+    of the half ball (`fastcryo.kernels.cpu.stencil`); ``nearest``: the diagonal;
+    ``kaiser_bessel``: a convolution of the map (`fastcryo.toeplitz`); none of them: products go
+    through all images.
 
     Attributes
     ----------
@@ -130,12 +136,15 @@ class NormalOperator:
         H without lambda, if it is diagonal.
     notes : tuple of str
         Why H is not assembled, if it is not.
+    convolution : Toeplitz or None
+        H without lambda, if it is one, to the accuracy of the window.
     """
 
     problem: KnownPoseProblem
     stencil: NDArray | None = field(repr=False)
     weight: NDArray | None = field(repr=False)
     notes: tuple[str, ...] = ()
+    convolution: Toeplitz | None = field(default=None, repr=False)
 
     @property
     def grid(self) -> FourierGrid:
@@ -145,7 +154,7 @@ class NormalOperator:
     @property
     def assembled(self) -> bool:
         """Whether products leave the images alone."""
-        return self.stencil is not None or self.weight is not None
+        return any(part is not None for part in (self.stencil, self.weight, self.convolution))
 
     def with_regularization(self, regularization: ArrayLike) -> NormalOperator:
         """Return the operator of the same images with another lambda (number or per shell).
@@ -196,6 +205,8 @@ class NormalOperator:
         self.grid.check(Z)
         if self.weight is not None:
             return Z * (self.weight + self.problem.damping)
+        if self.convolution is not None:
+            return self.convolution.product(Z) + self.problem.damping * Z
         if self.stencil is None:
             return self.problem.hvp(Z)
         dtype = np.result_type(Z.dtype, np.complex64)
@@ -221,6 +232,8 @@ class NormalOperator:
         """Return J = diag H, a real half grid."""
         if self.weight is not None:
             return self.weight + self.problem.damping
+        if self.convolution is not None:
+            return self.convolution.diagonal + self.problem.damping
         if self.stencil is None:
             return self.problem.hessian_diagonal()
         r, c = self.grid.radius, self.grid.centre
@@ -233,9 +246,14 @@ class NormalOperator:
         return out + self.problem.damping
 
     def gridding_weight(self) -> NDArray:
-        """Return rho = H 1, the sums of the rows of H, a real half grid; H <= diag rho."""
+        """Return rho = H 1, the sums of the rows of H, a real half grid; H <= diag rho.
+
+        Oversampled windows: diag H, see `SliceOperator.diagonal`.
+        """
         if not self.assembled:
             return self.problem.gridding_weight()
+        if self.convolution is not None:
+            return self.diagonal()
         return self.matvec(np.ones(self.grid.shape, self.problem.operator.dtype)).real.copy()
 
     def as_linear_operator(self, coordinates: RealCoordinates | None = None) -> LinearOperator:
@@ -265,10 +283,12 @@ def memory(grid: FourierGrid, interpolation: str = "trilinear", itemsize: int = 
     Parameters
     ----------
     grid : FourierGrid
-    interpolation : {"trilinear", "nearest"}
+    interpolation : {"trilinear", "nearest", "kaiser_bessel"}
     itemsize : int
         Bytes of a real number of the problem's precision.
     """
+    if interpolation == "kaiser_bessel":
+        return 4 * grid.box**2 * (grid.box + 1) * itemsize
     shape = grid.shape if interpolation == "nearest" else stencil.stencil_shape(grid.radius)
     return int(np.prod(shape, dtype=np.int64)) * itemsize
 
@@ -288,6 +308,8 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
     NormalOperator
     """
     operator, grid = problem.operator, problem.grid
+    if operator.interpolation == "trilinear" and operator.oversampling is not None:
+        return NormalOperator(problem, None, None, (PADDED,))
     needed = memory(grid, operator.interpolation, operator.real_dtype.itemsize)
     if limit is None:
         free = free_memory(problem.communicator)
@@ -298,6 +320,8 @@ def assemble(problem: KnownPoseProblem, limit: int | None = None) -> NormalOpera
             f"{limit / 2**30:.3g} GiB that it may: every product goes through all images instead"
         )
         return NormalOperator(problem, None, None, (note,))
+    if operator.interpolation == "kaiser_bessel":
+        return NormalOperator(problem, None, None, (), toeplitz(problem))
     if operator.interpolation == "nearest":
         return NormalOperator(problem, None, problem.with_regularization(0.0).hessian_diagonal())
     entries = np.zeros(stencil.stencil_shape(grid.radius), operator.real_dtype)

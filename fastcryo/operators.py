@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastcryo import toeplitz
 from fastcryo.arrays import on_host
 from fastcryo.backends import choose_backend, say_once
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import slicing, windows
+from fastcryo.oversampling import Oversampling, sweep_half_grids, triangle
 from fastcryo.rotations import orthonormal_rotations
 from fastcryo.rows import StoredRows, blocks, copies_of
 from fastcryo.threads import thread_count
@@ -24,12 +27,59 @@ KERNELS = {
     "nearest": slicing.make_kernels(windows.NEAREST),
     "trilinear": slicing.make_kernels(windows.TRILINEAR),
 }
+INTERPOLATIONS = (*KERNELS, "kaiser_bessel")
 WINDOW_ORDER = {"nearest": 1, "trilinear": 2}
+WIDTHS = (4, 5, 6)
 PRECISIONS = {"float32": (np.complex64, np.float32(2.0**-24)), "float64": (np.complex128, 2.0**-52)}
 
 
 # Images of a batch that one thread takes at a time where nothing is added to a volume.
 CHUNK = 16
+
+
+def check_window(
+    interpolation: str, oversampling: float | None, width: int | None, compat: str | None
+) -> tuple[float | None, int | None]:
+    """Return oversampling and width with their defaults; None where the N^3 grid itself is read.
+
+    Raises
+    ------
+    InputError
+        Values out of range, or options that do not go together.
+    """
+    kaiser_bessel = interpolation == "kaiser_bessel"
+    if oversampling is None and kaiser_bessel:
+        oversampling = 1.5
+    if oversampling is not None and interpolation == "nearest":
+        raise InputError("oversampling: nearest reads the grid itself, leave the option out")
+    if oversampling is not None and not 1.25 <= oversampling <= 2:
+        raise InputError(f"oversampling: {oversampling:g} cannot be used, choose 1.25 to 2")
+    if width is not None and not kaiser_bessel:
+        raise InputError(f"width: goes with kaiser_bessel, leave it out for {interpolation}")
+    if width is not None and width not in WIDTHS:
+        raise InputError(f"width: {width} cannot be used, choose 4, 5 or 6")
+    if compat not in (None, "relion"):
+        raise InputError(f"compat: {compat!r} is unknown, choose relion or leave it out")
+    if compat is not None and (kaiser_bessel or oversampling is None):
+        raise InputError("compat: relion goes with trilinear and oversampling, say oversampling=2")
+    if kaiser_bessel:
+        return oversampling, 5 if width is None else int(width)
+    return oversampling, None if oversampling is None else 2
+
+
+def host_only(backend: str) -> str:
+    """Return "cpu" where oversampled windows are asked for, which no graphics card has.
+
+    Raises
+    ------
+    InputError
+        CUDA was asked for by name.
+    """
+    if backend not in ("auto", "cpu"):
+        raise InputError(
+            f"backend: {backend} has no oversampled windows, choose cpu or interpolation trilinear"
+        )
+    return "cpu"
 
 
 class SliceOperator:
@@ -41,7 +91,9 @@ class SliceOperator:
     Parameters
     ----------
     grid : FourierGrid
-    interpolation : {"trilinear", "nearest"}
+    interpolation : {"trilinear", "nearest", "kaiser_bessel"}
+        The first two read the N^3 grid; "kaiser_bessel" an oversampled one, after the map was
+        divided by the transform of its window: slices are then those of the map itself.
     backend : {"cpu", "cuda", "cuda-deterministic", "auto"}
         Where sweeps over images run (`fastcryo.backends.choose_backend`). On a graphics card sums
         come in any order, so that the last bits of a volume vary; "cuda-deterministic" adds whole
@@ -52,6 +104,15 @@ class SliceOperator:
     reach : float, optional
         Keep the samples |(h, k)| <= reach only, R unless given: for images whose samples lie
         farther out than (h, k), see `fastcryo.optics.Imaging.stretch`.
+    oversampling : float, optional
+        s, 1.25 to 2: the finer grid has s N points along each axis, or a few more. 1.5 for
+        "kaiser_bessel" unless given; "trilinear" then reads a finer grid as well (with 2: what
+        gridding programs call padding 2).
+    width : int, optional
+        W, 4 to 6 cells, of "kaiser_bessel": 5 unless given.
+    compat : {None, "relion"}
+        "relion": the map is divided by sinc^2(|x| / M), as RELION does, instead of sinc^2 along
+        each axis; for "trilinear" with oversampling.
 
     Raises
     ------
@@ -66,11 +127,18 @@ class SliceOperator:
         backend: str = "cpu",
         dtype: DTypeLike = "float32",
         reach: float | None = None,
+        oversampling: float | None = None,
+        width: int | None = None,
+        compat: str | None = None,
     ):
-        if interpolation not in KERNELS:
+        if interpolation not in INTERPOLATIONS:
             raise InputError(
-                f"interpolation: {interpolation!r} is unknown, choose from {', '.join(KERNELS)}"
+                f"interpolation: {interpolation!r} is unknown, "
+                f"choose from {', '.join(INTERPOLATIONS)}"
             )
+        oversampling, width = check_window(interpolation, oversampling, width, compat)
+        if oversampling is not None:
+            backend = host_only(backend)
         precision = np.dtype(dtype).name
         if precision not in PRECISIONS:
             raise InputError(f"dtype: {precision} is not supported, choose float32 or float64")
@@ -80,7 +148,8 @@ class SliceOperator:
         self.real_dtype = np.dtype(precision)
         self.dtype = np.dtype(PRECISIONS[precision][0])
         self._unit = PRECISIONS[precision][1]
-        self._kernels = KERNELS[interpolation]
+        self._kernels = KERNELS.get(interpolation)
+        self.oversampling, self.width, self.compat = oversampling, width, compat
         self.reach = reach
         self.rows = layout.disc_rows(grid.radius, reach)
         self.samples = int(self.rows[-1, 0] + self.rows[-1, 2])
@@ -89,8 +158,33 @@ class SliceOperator:
         self._none = (np.empty(0, self.dtype),)
         shapes = layout.tile_shape(grid.radius), layout.reading_tile_shape(grid.radius)
         self._adding, self._reading = (layout.disc_tiles(grid.radius, *shape) for shape in shapes)
+        self._fine = None if oversampling is None else self.oversampled(grid.box)
         self._card = None if self.backend == "cpu" else self._sweeps_on_card(backend == "auto")
-        self._pairs = self._kernels.pairs or self._card is not None
+        self._pairs = (self._fine is None and self._kernels.pairs) or self._card is not None
+
+    def oversampled_memory(self) -> int:
+        """Return the bytes of the two oversampled volumes of a gradient: read, and added to."""
+        if self._fine is None:
+            return 0
+        return 2 * int(np.prod(self._fine.shape)) * self.dtype.itemsize
+
+    def oversampled(self, side: int, exact: bool = False) -> Oversampling:
+        """Return the way from a real box of any side to samples, with this operator's window.
+
+        `exact`: with a Kaiser-Bessel window in any case.
+        """
+        kaiser_bessel = exact or self.interpolation == "kaiser_bessel"
+        return Oversampling(
+            self.grid.box,
+            side,
+            self.grid.radius,
+            self.oversampling,
+            max(self.width, min(WIDTHS)) if kaiser_bessel else self.width,
+            None if kaiser_bessel else triangle,
+            self.real_dtype,
+            self._unit,
+            None if kaiser_bessel else (self.compat or "separable"),
+        )
 
     def forward(self, volume: NDArray, rotations: ArrayLike, out: NDArray | None = None) -> NDArray:
         """Slice a half grid.
@@ -136,6 +230,11 @@ class SliceOperator:
                 f"samples: shape {(len(steps), self.samples)} needed, got {samples.shape}"
             )
         out = self._out(out, self.grid.shape)
+        if self._fine is not None:
+            samples = samples.copy()
+            samples[:, self.origin] /= 2
+            self._sweep("adjoint", self._none, (out.reshape(-1),), (samples,), steps)
+            return out
         self._sweep("adjoint", self._none, (out.reshape(-1),), (samples,), steps)
         # The origin is its own mirror and was added twice.
         out[0, self.grid.centre, self.grid.centre] -= samples[:, self.origin].sum().real
@@ -175,8 +274,11 @@ class SliceOperator:
         Interpolating between Fourier coefficients multiplies the map, before it is projected, by
         the transform of the window: sinc (nearest) or sinc^2 (trilinear) of x / N along each axis.
         The V that fits the data is therefore the transform of the map divided by that product,
-        which is undone here: separably, as the window is.
+        which is undone here: separably, as the window is. Oversampled operators do it before they
+        interpolate, and V is the transform of the map itself.
         """
+        if self._fine is not None:
+            return self.grid.to_real(volume)
         x = (np.arange(self.grid.box) - self.grid.centre) / self.grid.box
         window = np.sinc(x) ** WINDOW_ORDER[self.interpolation]
         shown = self.grid.to_real(volume)
@@ -298,7 +400,15 @@ class SliceOperator:
         return self._sweep("energy", source, self._none, (weights, data), steps, images)[:3]
 
     def diagonal(self, steps: NDArray, images: NDArray, weights: NDArray, squared: bool) -> NDArray:
-        """Sum c w^2 (squared) or c w over the samples of some images; a real half grid."""
+        """Sum c w^2 (squared) or c w over the samples of some images; a real half grid.
+
+        Oversampled operators: diag sum P^H c P of exact slices (`fastcryo.toeplitz`), for both.
+        There w is the sinc of the distance, whose squares sum to one over the grid like the w of
+        other windows: w^2 serves as the gridding weight too, without H <= diag of it.
+        """
+        if self._fine is not None:
+            spread = toeplitz.point_spread(self, steps, images, weights)
+            return toeplitz.toeplitz_diagonal(self.grid, spread)
         out = np.empty(self.grid.shape, self.real_dtype)
         name = "diagonal" if squared else "gridding"
         self._sweep(name, self._none, (out.reshape(-1),), (weights,), steps, images)
@@ -321,6 +431,17 @@ class SliceOperator:
         if on_host(volume):
             volume = np.ascontiguousarray(volume, self.dtype)
         return volume.reshape(volume.size)
+
+    def parts(
+        self, tables: tuple[NDArray | StoredRows, ...], steps: NDArray, images: NDArray | None
+    ) -> Iterator[tuple[tuple[NDArray, ...], NDArray, NDArray]]:
+        """Cut a batch into what a kernel takes at a time: tables, images, steps of one view."""
+        parts = [(tables, np.arange(len(steps)), steps)]
+        if images is not None:
+            parts = blocks(tables, images, steps, self.samples)
+        for part, members, views in parts:
+            for view in copies_of(views):
+                yield part, members, view
 
     def _out(self, given: Any, shape: tuple[int, ...], volume: Any = None) -> Any:
         """Return the array that a result is written to: the given one, or one beside a volume."""
@@ -349,17 +470,16 @@ class SliceOperator:
         """
         if self._card is not None:
             return self._card.sweep(name, source, target, tables, steps, images, scale, damping)
-        if images is None:
-            parts = [(tables, np.arange(len(steps)), steps)]
-        else:
-            parts = blocks(tables, images, steps, self.samples)
+        copies = self.parts(tables, steps, images)
         lam = np.empty(0, self.real_dtype) if damping is None else damping.reshape(-1)
         adding = target is not self._none
         tiles, neighbours = self._adding if adding else self._reading
         total = np.zeros(4)
-        copies = (
-            (part, members, view) for part, members, views in parts for view in copies_of(views)
-        )
+        if self._fine is not None:
+            sources, targets = (() if kind is self._none else kind for kind in (source, target))
+            return sweep_half_grids(
+                self._fine, self.grid, name, sources, targets, copies, self.rows, scale, damping
+            )
         fresh = True
         for part, members, views in copies:
             chunk = max(1, len(members)) if adding else CHUNK

@@ -191,7 +191,7 @@ def _reconstruct(commands) -> None:
     _output(parser)
     solver = parser.add_argument_group("solver", argument_default=argparse.SUPPRESS)
     option(solver, "--solver", choices=("sgd", "cg", "lbfgs", "wiener"), default="sgd")
-    option(solver, "--interpolation", choices=("trilinear", "nearest"), default="trilinear")
+    _window(solver)
     _backend(solver)
     option(
         solver,
@@ -324,8 +324,32 @@ def _condition(commands) -> None:
     option(parser, "--maxres", type=positive_number, help="highest resolution used, angstrom")
     _symmetry(parser)
     option(parser, "--regularization", type=float, default=1e-8, help="lambda (default: 1e-8)")
-    option(parser, "--interpolation", choices=("trilinear", "nearest"), default="trilinear")
+    _window(parser)
     _backend(parser)
+
+
+def _window(parser) -> None:
+    option(
+        parser,
+        "--interpolation",
+        choices=("trilinear", "nearest", "kaiser_bessel"),
+        default="trilinear",
+        help="kaiser_bessel: slices as exact as the data, at several times the cost",
+    )
+    option(
+        parser,
+        "--oversampling",
+        type=positive_number,
+        default=None,
+        help="1.25 to 2, of the Fourier grid (default: 1.5 for kaiser_bessel, else none)",
+    )
+    option(
+        parser,
+        "--width",
+        type=positive_integer,
+        default=None,
+        help="cells of the kaiser_bessel window, 4 to 6 (default: 5)",
+    )
 
 
 def _simulate(commands) -> None:

@@ -62,7 +62,8 @@ def hutchinson_diagonal(
         Number of Rademacher vectors, 10 unless given; sets of colours (1) for coloured probing.
     probing : {"rademacher", "coloured"}
         "coloured" gives each of the 8 parity classes (1 class for ``nearest``) a product of its
-        own, which makes the result exact.
+        own, which makes the result exact; not so for oversampled windows, whose H couples all
+        voxels, the less the farther (docs/kaiser_bessel.md).
     rng : Generator or seed
     batch : array_like, optional
         Indices of the images; all unless given.
@@ -89,7 +90,7 @@ def hutchinson_diagonal(
     rng = np.random.default_rng(rng)
     total = np.zeros(problem.grid.shape, problem.operator.real_dtype)
     colours = np.zeros(problem.grid.shape, np.int64)
-    if probing == "coloured" and problem.operator.interpolation == "trilinear":
+    if probing == "coloured" and problem.operator.interpolation != "nearest":
         colours = parity_colours(problem.grid)
     for _ in range(probes):
         signs = rademacher(problem.grid, rng)

@@ -129,6 +129,9 @@ class KnownPoseProblem:
         regularization: ArrayLike = 1e-8,
         symmetry: str = "C1",
         interpolation: str = "trilinear",
+        oversampling: float | None = None,
+        width: int | None = None,
+        compat: str | None = None,
         dtype: DTypeLike = "float32",
         backend: str = "auto",
         communicator: Communicator = ALONE,
@@ -160,7 +163,7 @@ class KnownPoseProblem:
             lambda, one number or one per shell 0..R (the last serves beyond).
         symmetry : str
             Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
-        interpolation, dtype, backend
+        interpolation, oversampling, width, compat, dtype, backend
             See `SliceOperator`.
         communicator : Communicator
             The ranks that share the images; all give the same arguments.
@@ -186,7 +189,9 @@ class KnownPoseProblem:
             side = images.shape[1]
         setup = ImageSet(side, pixel_size, ctf, shifts, rotations, symmetry)
         grid = FourierGrid(side if box is None else box, radius_of(setup, box, radius, resolution))
-        operator = SliceOperator(grid, interpolation, backend, dtype)
+        operator = SliceOperator(
+            grid, interpolation, backend, dtype, None, oversampling, width, compat
+        )
         source = None if images is None else source_of_array(images, operator.real_dtype)
         return cls(
             **prepare_data(
@@ -206,6 +211,9 @@ class KnownPoseProblem:
         regularization: ArrayLike = 1e-8,
         symmetry: str = "C1",
         interpolation: str = "trilinear",
+        oversampling: float | None = None,
+        width: int | None = None,
+        compat: str | None = None,
         dtype: DTypeLike = "float32",
         backend: str = "auto",
         invert: bool = False,
@@ -261,7 +269,16 @@ class KnownPoseProblem:
         grid = FourierGrid(
             particles.box if box is None else box, radius_of(setup, box, radius, resolution)
         )
-        operator = SliceOperator(grid, interpolation, backend, dtype, reach_of(setup, grid))
+        operator = SliceOperator(
+            grid,
+            interpolation,
+            backend,
+            dtype,
+            reach_of(setup, grid),
+            oversampling,
+            width,
+            compat,
+        )
 
         source = None
         if not metadata_only:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastcryo.errors import InputError
+from fastcryo.operators import check_window
 from fastcryo.storage import STORAGES
 from fastcryo.symmetry import symmetry_matrices
 
@@ -19,7 +20,9 @@ class Settings:
     Attributes
     ----------
     solver : {"sgd", "cg", "lbfgs", "wiener"}
-    interpolation : {"trilinear", "nearest"}
+    interpolation : {"trilinear", "nearest", "kaiser_bessel"}
+    oversampling, width, compat
+        Of the window, see `fastcryo.operators.SliceOperator`.
     backend : {"auto", "cpu", "cuda", "cuda-deterministic"}
         See `fastcryo.operators.SliceOperator`.
     preconditioner : {"auto", "gridding", "exact", "hutchinson"} or None
@@ -57,6 +60,9 @@ class Settings:
     solver: str = "sgd"
     interpolation: str = "trilinear"
     backend: str = "auto"
+    oversampling: float | None = None
+    width: int | None = None
+    compat: str | None = None
     preconditioner: str | None = "auto"
     step: str | float | None = None
     initial_step: float | None = None
@@ -89,6 +95,7 @@ class Settings:
                 f"prepared type: {self.prepared_type!r} is unknown, "
                 f"choose from {', '.join(STORAGES)}"
             )
+        check_window(self.interpolation, self.oversampling, self.width, self.compat)
         symmetry_matrices(self.symmetry)  # refuses an unknown name
         if self.subset not in (0, 1, 2):
             raise InputError(f"subset: {self.subset} is unknown, choose 1 or 2 (0: all)")

@@ -1,0 +1,306 @@
+"""Windows side by side: accuracy, maps and speed; the tables and figure of docs/kaiser_bessel.md.
+
+``python bench/kaiser_bessel.py accuracy|maps|speed [--quick] [--figure FILE]``
+"""
+
+import argparse
+import resource
+import time
+
+import finufft
+import numpy as np
+
+import fastcryo as fc
+from fastcryo.kernels import layout
+from fastcryo.rotations import random_rotations
+from fastcryo.threads import thread_count, use_threads
+
+WINDOWS = {
+    "nearest": {"interpolation": "nearest"},
+    "trilinear": {"interpolation": "trilinear"},
+    "trilinear, padded": {"interpolation": "trilinear", "oversampling": 2},
+    "relion": {"interpolation": "trilinear", "oversampling": 2, "compat": "relion"},
+    "KB 4, 1.5": {"interpolation": "kaiser_bessel", "width": 4},
+    "KB 5, 1.5": {"interpolation": "kaiser_bessel", "width": 5},
+    "KB 6, 2": {"interpolation": "kaiser_bessel", "width": 6, "oversampling": 2},
+}
+CG, SGD = "KB 5, 1.5, CG", "KB 5, 1.5, SGD"
+
+
+def points(operator, rotations, dtype):
+    """Positions of all packed samples as finufft takes them: (z, y, x), radians per voxel."""
+    h, k = operator.frequencies()
+    a = rotations[:, :2, ::-1]
+    unit = 2 * np.pi / operator.grid.box
+    where = unit * (a[:, 0, :, None] * h + a[:, 1, :, None] * k)
+    return [np.ascontiguousarray(where[:, axis].ravel(), dtype) for axis in range(3)]
+
+
+def exact_slices(operator, volume, rotations):
+    """Return the non-uniform DFT of a map, to 1e-12."""
+    found = finufft.nufft3d2(
+        *points(operator, rotations, np.float64), volume.astype(complex), eps=1e-12, isign=-1
+    )
+    return found.reshape(len(rotations), -1)
+
+
+def relative(found, expected):
+    """Relative error, root mean square."""
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def accuracy(quick):
+    """Relative error of slices of white noise that fills the box, by width and oversampling."""
+    rng = np.random.default_rng(0)
+    grid = fc.FourierGrid(32 if quick else 64)
+    rotations = random_rotations(10, rng)
+    volume = rng.standard_normal((grid.box,) * 3)
+    half = grid.from_real(volume)
+    print("| oversampling | width 4 | width 5 | width 6 |\n|---|---|---|---|")
+    for oversampling in (1.25, 1.5, 1.75, 2.0):
+        errors = []
+        for width in (4, 5, 6):
+            operator = fc.SliceOperator(
+                grid, "kaiser_bessel", dtype="float64", oversampling=oversampling, width=width
+            )
+            expected = exact_slices(operator, volume, rotations)
+            errors.append(f"{relative(operator.forward(half, rotations), expected):.1e}")
+        print(f"| {oversampling:g} | " + " | ".join(errors) + " |", flush=True)
+
+
+def by_shell(operator, found, expected):
+    """Relative error of packed samples by shell of the image."""
+    h, k = operator.frequencies()
+    shell = np.rint(np.hypot(h, k)).astype(int)
+    wrong = np.bincount(shell, (np.abs(found - expected) ** 2).sum(axis=0))
+    whole = np.bincount(shell, (np.abs(expected) ** 2).sum(axis=0))
+    return np.sqrt(wrong / whole)
+
+
+def slice_errors(data):
+    """Errors by shell of slices of the true map against the map's own transform."""
+    grid = fc.FourierGrid(data.box)
+    rotations = data.rotations[:50]
+    curves = {}
+    for name, options in WINDOWS.items():
+        operator = fc.SliceOperator(grid, dtype="float64", **options)
+        expected = exact_slices(operator, data.truth, rotations)
+        truth = data.truth.astype(np.float64)
+        half = grid.from_real(truth / shown_by(operator))
+        curves[name] = by_shell(operator, operator.forward(half, rotations), expected)
+    return curves
+
+
+def shown_by(operator):
+    """Return what `to_map` multiplies a map by: 1 where the window is corrected inside."""
+    grid = operator.grid
+    return operator.to_map(grid.from_real(np.ones((grid.box,) * 3)))
+
+
+def problem_of(data, window, strength):
+    """Return the problem of a data set with the Wiener prior of the true spectrum.
+
+    `strength` is sigma of the noise of a pixel that the prior presumes.
+    """
+    grid = fc.FourierGrid(data.box)
+    power = grid.shell_means(np.abs(grid.from_real(data.truth)) ** 2)
+    noise = strength * data.box
+    return fc.KnownPoseProblem.from_arrays(
+        data.images,
+        data.rotations,
+        data.pixel_size,
+        data.ctf,
+        data.shifts,
+        noise_std=noise,
+        regularization=1 / (len(data) * power),
+        **WINDOWS[window],
+    )
+
+
+def maps_of(data, strength):
+    """Return maps by window and solver, and the seconds that each took."""
+    found = {}
+
+    def keep(name, window, solve):
+        began = time.perf_counter()
+        problem = problem_of(data, window, strength)
+        found[name] = problem.to_map(solve(problem)), time.perf_counter() - began
+
+    keep("trilinear, CG", "trilinear", lambda p: fc.conjugate_gradient(p, tolerance=1e-5).volume)
+    keep("padded, Wiener", "relion", lambda p: fc.wiener(p))
+    keep(
+        CG,
+        "KB 5, 1.5",
+        lambda p: fc.conjugate_gradient(p, tolerance=1e-5, operator=p.normal_operator()).volume,
+    )
+    keep(
+        SGD,
+        "KB 5, 1.5",
+        lambda p: (
+            fc.sgd(
+                p,
+                epochs=10,
+                batch_size=len(data) // 10,
+                preconditioner="gridding",
+                step=1.0,
+                variance_reduction="svrg",
+                operator=p.normal_operator(),
+            ).volume
+        ),
+    )
+    return found
+
+
+def print_shells(title, curves, shells, form):
+    """Print curves as a table."""
+    print(f"\n{title}\n\n| shell | " + " | ".join(curves) + " |")
+    print("|---" * (len(curves) + 1) + "|")
+    for shell in shells:
+        print(f"| {shell} | " + " | ".join(format(c[shell], form) for c in curves.values()) + " |")
+
+
+def print_lead(curves, radius):
+    """Print how far Kaiser-Bessel is ahead beyond half Nyquist."""
+    beyond = slice(radius // 2 + 1, radius + 1)
+    for ours in (CG, SGD):
+        for other in ("trilinear, CG", "padded, Wiener"):
+            lead = curves[ours][beyond] - curves[other][beyond]
+            behind = [int(s) + radius // 2 + 1 for s in np.flatnonzero(lead <= 0)]
+            print(
+                f"{ours} against {other}, beyond half Nyquist: FSC higher by {lead.mean():.2g} on "
+                f"average, {lead.min():.2g} to {lead.max():.2g}; not ahead at shells {behind}"
+            )
+
+
+def maps(quick, figure):
+    """Errors of slices and FSC to the truth by shell."""
+    box, count = (32, 500) if quick else (48, 2000)
+    settings = {"box": box, "pixel_size": 2.0, "count": count, "ctf": True, "seed": 1}
+    clean = fc.simulate_arrays(**settings)
+    radius = fc.FourierGrid(box).radius
+    shells = [*range(2, radius, max(1, radius // 10)), radius]
+    errors = slice_errors(clean)
+    print_shells("Relative error of slices of the true map", errors, shells, ".1e")
+    panels = {"slices of the true map": errors}
+    for label, snr in (("noise-free", None), ("SNR 0.1", 0.1)):
+        data = clean if snr is None else fc.simulate_arrays(snr=snr, **settings)
+        strength = 1.0 if snr else 1e-3 * float(data.images[:100].std())
+        found = maps_of(data, strength)
+        curves = {name: fc.fsc(shown, data.truth) for name, (shown, _) in found.items()}
+        panels[label] = {name: np.maximum(1 - curve, 1e-8) for name, curve in curves.items()}
+        print_shells(f"1 - FSC to the truth, {label}", panels[label], shells, ".2e")
+        print_lead(curves, radius)
+        print({name: f"{seconds:.1f} s" for name, (_, seconds) in found.items()}, flush=True)
+    if figure:
+        draw(panels, figure, radius)
+
+
+def draw(panels, figure, radius):
+    """Draw errors and 1 - FSC by shell."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
+        for name, curve in curves.items():
+            axis.semilogy(np.arange(1, radius + 1), curve[1 : radius + 1], label=name)
+        axis.set(title=title, xlabel="shell, cycles per box")
+        axis.legend(fontsize=8)
+    axes[0].set_ylabel("relative error")
+    axes[1].set_ylabel("1 - FSC to the truth")
+    axes[2].set_ylabel("1 - FSC to the truth")
+    plt.savefig(figure, dpi=110)
+    plt.close()
+
+
+def fastest(call, runs):
+    """Least seconds of some runs, after one to warm up."""
+    call()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def times_of(operator, half, rotations, samples):
+    """Return seconds of slices, back-projections and gradients of all images."""
+    steps, images = layout.fixed_point_steps(rotations), np.arange(len(rotations))
+    weights, out = np.ones((1, operator.samples), np.float32), np.empty_like(samples)
+    return [
+        fastest(lambda: operator.forward(half, rotations, out), 2),
+        fastest(lambda: operator.adjoint(samples, rotations), 2),
+        fastest(lambda: operator.normal(half, steps, images, weights, samples), 2),
+    ]
+
+
+def speed(quick):
+    """Slices and back-projections per second beside finufft at 1e-3, in single precision."""
+    print(f"{thread_count()} threads\n")
+    print("| N | program | images | error | slices/s | adjoints/s | gradients/s | peak MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for box, count in ((64, 200),) if quick else ((128, 400), (256, 200)):
+        rng = np.random.default_rng(0)
+        grid = fc.FourierGrid(box)
+        volume = rng.standard_normal((box,) * 3, dtype=np.float32)
+        half, rotations = grid.from_real(volume), random_rotations(count, rng)
+        for width, oversampling in ((4, 1.5), (5, 1.5), (4, 2.0)):
+            operator = fc.SliceOperator(
+                grid, "kaiser_bessel", width=width, oversampling=oversampling
+            )
+            samples = operator.forward(half, rotations)
+            error = relative(samples[:2], exact_slices(operator, volume, rotations[:2]))
+            times = times_of(operator, half, rotations, samples)
+            print_speed(box, f"KB {width}, {oversampling:g}", count, error, times)
+            del operator
+        few = count // 4
+        options = {"eps": 1e-3, "dtype": "complex64", "nthreads": thread_count()}
+        to_slices = finufft.Plan(2, volume.shape, isign=-1, **options)
+        to_volume = finufft.Plan(1, volume.shape, isign=1, **options)
+        operator = fc.SliceOperator(grid)
+        where, whole = points(operator, rotations[:few], np.float32), volume.astype(np.complex64)
+        flat = np.ascontiguousarray(samples[:few].ravel())
+
+        def type_2(plan=to_slices, where=where, whole=whole):
+            plan.setpts(*where)
+            return plan.execute(whole)
+
+        def type_1(plan=to_volume, where=where, flat=flat):
+            plan.setpts(*where)
+            return plan.execute(flat)
+
+        found = type_2().reshape(few, -1)[:2]
+        error = relative(found, exact_slices(operator, volume, rotations[:2]))
+        print_speed(box, "finufft 1e-3", few, error, [fastest(type_2, 2), fastest(type_1, 2)])
+
+
+def print_speed(box, name, count, error, times):
+    """Print a row."""
+    rates = [f"{count / seconds:.0f}" for seconds in times] + [""] * (3 - len(times))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    cells = [box, name, count, f"{error:.1e}", *rates, f"{peak:.0f}"]
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def main():
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("accuracy", "maps", "speed"))
+    parser.add_argument("--quick", action="store_true", help="small boxes")
+    parser.add_argument("--figure", help="PNG of the maps' curves")
+    parser.add_argument("--threads", type=int)
+    chosen = parser.parse_args()
+    with use_threads(chosen.threads):
+        if chosen.part == "accuracy":
+            accuracy(chosen.quick)
+        elif chosen.part == "maps":
+            maps(chosen.quick, chosen.figure)
+        else:
+            speed(chosen.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""From volumes to an oversampled Fourier grid and back, for windows that are wider than two cells.
+
+A slice is read from the M^3 Fourier grid of the map, M = s N, by a window phi of W taps. The map
+has been divided by the transform of phi along each axis before (deapodisation), so that
+
+    (P V)(p) = sum_k phi(p M / N - k) U(k),   U(k) = sum_x v(x) / (D(x) D(y) D(z)) e^(-2 pi i k x/M)
+
+is the transform of the map at p up to the window's aliases: P = G F Z D^-1 F^-1, a product of
+exact transposes from the right to the left for the adjoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from fastcryo.grid import FourierGrid
+from fastcryo.kernels import wide
+from fastcryo.kernels.cpu import vectors, wide_rows, wide_slicing
+from fastcryo.threads import thread_count
+
+# Places within a cell over which the discrete transform of a window is averaged.
+PLACES = 64
+# Planes of the oversampled grid that are transformed at a time by one thread.
+PLANES = 4
+
+
+def beatty_shape(width: int, oversampling: float) -> float:
+    """Return beta = pi sqrt(W^2/s^2 (s - 1/2)^2 - 0.8), the shape of a Kaiser-Bessel window.
+
+    References
+    ----------
+    Beatty, Nishimura & Pauly, IEEE Trans. Med. Imaging 24 (2005) 799.
+    """
+    s = oversampling
+    return float(np.pi * np.sqrt((width / s * (s - 0.5)) ** 2 - 0.8))
+
+
+def kaiser_bessel(width: int, oversampling: float) -> Callable[[NDArray], NDArray]:
+    """Return phi(t) = I0(beta sqrt(1 - (2 t / W)^2)) / I0(beta), t in cells."""
+    beta = beatty_shape(width, oversampling)
+
+    def window(t: NDArray) -> NDArray:
+        inside = np.sqrt(np.maximum(1 - (2 * t / width) ** 2, 0))
+        return scipy.special.i0(beta * inside) / scipy.special.i0(beta)
+
+    return window
+
+
+def triangle(t: NDArray) -> NDArray:
+    """Trilinear interpolation: phi(t) = 1 - |t|."""
+    return 1 - np.abs(t)
+
+
+class Oversampling:
+    """The way from a real box to samples of its transform, and its exact transpose.
+
+    Parameters
+    ----------
+    box : int
+        N: positions are in cycles per so many voxels.
+    side : int
+        Side of the real-space box, x from -(side // 2): N for maps.
+    radius : int
+        R of the samples.
+    oversampling : float
+        M = oversampling side, to the next even length that FFTs like.
+    window : callable or None
+        phi(t) of the cells' distance; None: Kaiser-Bessel by Beatty's rule.
+    width : int
+        W.
+    real_dtype : dtype
+        float32 or float64.
+    unit : float
+        Of the kernels, see `fastcryo.kernels.layout`.
+    correction : {None, "separable", "relion"}
+        What the map is divided by: the discrete transform of the window along each axis; for the
+        triangle sinc^2(x / M) along each axis or, as RELION does, sinc^2(|x| / M).
+    """
+
+    def __init__(
+        self,
+        box: int,
+        side: int,
+        radius: int,
+        oversampling: float,
+        width: int,
+        window: Callable[[NDArray], NDArray] | None,
+        real_dtype: np.dtype,
+        unit: float,
+        correction: str | None = None,
+    ):
+        self.box, self.side, self.width = box, side, width
+        self.real_dtype = np.dtype(real_dtype)
+        self.dtype = np.dtype(f"c{2 * self.real_dtype.itemsize}")
+        fine = scipy.fft.next_fast_len(int(np.ceil(oversampling * side)))
+        while fine % 2:
+            fine = scipy.fft.next_fast_len(fine + 1)
+        self.fine = fine
+        self.unit = unit
+        self.form = correction
+        self.bound = wide.base_radius(radius, box, fine)
+        self.shape = wide.extended_shape(self.bound, width)
+        self.low = wide.lowest_tap(width)
+        self.widths = wide.extended_widths(radius * fine / box, self.bound, width)
+        self.tiles, self.neighbours = wide.wide_tiles(self.widths, self.bound, width)
+        if window is None:
+            window = kaiser_bessel(width, fine / side)
+        self.kernel = wide_rows.fit_kernel(window, width, self.real_dtype)
+        self.taps = (0,) * width
+
+    @cached_property
+    def transform(self) -> NDArray[np.float64]:
+        """D(x): the discrete transform of the window as it is evaluated, mean over its places."""
+        exact = self.kernel.astype(np.float64)
+        x = np.arange(self.side) - self.side // 2
+        total = np.zeros(self.side)
+        for u in (np.arange(PLACES) + 0.5) / PLACES - 0.5:
+            weights = np.polynomial.polynomial.polyval(u, exact)[: self.width]
+            distance = u + (self.width - 1) / 2 - np.arange(self.width)
+            total += np.cos(2 * np.pi * np.outer(x, distance) / self.fine) @ weights
+        return total / PLACES
+
+    @cached_property
+    def correction(self) -> tuple[NDArray, ...]:
+        """Factors of a real box, to be multiplied one after the other: 1 / D along z, y and x."""
+        x = (np.arange(self.side) - self.side // 2) / self.fine
+        if self.form == "relion":
+            z, y, x = np.ix_(x, x, x)
+            radial = np.sinc(np.sqrt(z**2 + y**2 + x**2)) ** 2
+            return ((1 / radial).astype(self.real_dtype),)
+        divisor = self.transform if self.form is None else np.sinc(x) ** 2
+        return np.ix_(*(3 * [(1 / divisor).astype(self.real_dtype)]))
+
+    @cached_property
+    def read(self) -> NDArray:
+        """The extended half volume that slices are read from; its memory is used again."""
+        return np.zeros(self.shape, self.dtype)
+
+    @cached_property
+    def added(self) -> NDArray:
+        """The one that samples are added to: zero for ever where no window reaches."""
+        return np.zeros(self.shape, self.dtype)
+
+    def chunks(self) -> list[tuple[int, int, int]]:
+        """Return planes z0 to z1 of E and the largest |y| of their rows, for one thread each."""
+        stops = range(PLANES, self.shape[0] + PLANES, PLANES)
+        centre = self.bound + self.low
+        found = []
+        for stop in stops:
+            z0, z1 = stop - PLANES, min(stop, self.shape[0])
+            rows = np.flatnonzero((self.widths[z0:z1] >= 0).any(axis=0))
+            if len(rows):
+                found.append((z0, z1, int(np.abs(rows - centre).max())))
+        return found
+
+    def rows_of(self, reach: int) -> slice:
+        """Return the rows |y| <= reach of E."""
+        centre = self.bound + self.low
+        return slice(max(centre - reach, 0), min(centre + reach + 1, self.shape[1]))
+
+    def expand(self, volume: NDArray) -> NDArray:
+        """Transform a real box (side, side, side) to E; returns `read`."""
+        side, fine, back = self.side, self.fine, self.side // 2
+        corrected = volume.astype(self.real_dtype, copy=True)
+        for factor in self.correction:
+            corrected *= factor
+        wrapped = np.zeros((fine, side, side), self.real_dtype)
+        wrapped[: side - back] = corrected[back:]
+        wrapped[fine - back :] = corrected[:back]
+        del corrected
+        planes = scipy.fft.rfft(wrapped, axis=0, workers=thread_count(), overwrite_x=True)
+        del wrapped
+
+        def work(chunk: tuple[int, int, int]) -> None:
+            z0, z1, reach = chunk
+            z = np.arange(z0, z1) - self.low
+            mirrored = (z < 0) | (z > fine // 2)
+            here = planes[np.where(z > fine // 2, fine - z, np.abs(z))]
+            np.conj(here, out=here, where=mirrored[:, None, None])
+            columns = np.zeros((len(z), fine, side), self.dtype)
+            columns[:, : side - back] = here[:, back:]
+            columns[:, fine - back :] = here[:, :back]
+            columns = scipy.fft.fft(columns, axis=1, overwrite_x=True)
+            rows = self.rows_of(reach)
+            y = np.arange(rows.start, rows.stop) - self.bound - self.low
+            lines = np.zeros((len(z), len(y), fine), self.dtype)
+            chosen = columns[:, y % fine]
+            lines[:, :, : side - back] = chosen[:, :, back:]
+            lines[:, :, fine - back :] = chosen[:, :, :back]
+            lines = scipy.fft.fft(lines, axis=2, overwrite_x=True)
+            first = self.bound + self.low
+            self.read[z0:z1, rows, :first] = lines[:, :, fine - first :]
+            self.read[z0:z1, rows, first:] = lines[:, :, : self.shape[2] - first]
+
+        run(work, self.chunks())
+        return self.read
+
+    def contract(self, extended: NDArray) -> NDArray:
+        """Return the real box (side, side, side) of `expand`'s transpose: twice the real part.
+
+        E holds the samples of half discs; the other halves are their mirrors.
+        """
+        side, fine, back = self.side, self.fine, self.side // 2
+        planes = np.zeros((self.shape[0], side, side), self.dtype)
+
+        def work(chunk: tuple[int, int, int]) -> None:
+            z0, z1, reach = chunk
+            rows, first = self.rows_of(reach), self.bound + self.low
+            lines = np.zeros((z1 - z0, rows.stop - rows.start, fine), self.dtype)
+            lines[:, :, : self.shape[2] - first] = extended[z0:z1, rows, first:]
+            lines[:, :, fine - first :] += extended[z0:z1, rows, :first]
+            lines = scipy.fft.ifft(lines, axis=2, norm="forward", overwrite_x=True)
+            columns = np.zeros((z1 - z0, fine, side), self.dtype)
+            y = np.arange(rows.start, rows.stop) - first
+            for part in (y < 0, y >= 0):
+                # Within one sign no row comes twice.
+                there = y[part] % fine
+                columns[:, there, back:] += lines[:, part, : side - back]
+                columns[:, there, :back] += lines[:, part, fine - back :]
+            columns = scipy.fft.ifft(columns, axis=1, norm="forward", overwrite_x=True)
+            planes[z0:z1, back:] = columns[:, : side - back]
+            planes[z0:z1, :back] = columns[:, fine - back :]
+
+        run(work, self.chunks())
+        half = np.zeros((fine // 2 + 1, side, side), self.dtype)
+        for place, plane in enumerate(planes):
+            z = place - self.low
+            if z < 0:
+                half[-z] += np.conj(plane)
+            elif 2 * z > fine:
+                half[fine - z] += np.conj(plane)
+            elif z == 0 or 2 * z == fine:
+                half[z] += 2 * plane.real
+            else:
+                half[z] += plane
+        full = scipy.fft.irfft(
+            half, fine, axis=0, norm="forward", workers=thread_count(), overwrite_x=True
+        )
+        out = np.concatenate([full[fine - back :], full[: side - back]])
+        for factor in self.correction:
+            out *= factor
+        return out
+
+    def sweep(
+        self,
+        name: str,
+        source: NDArray | None,
+        target: NDArray | None,
+        parts: Iterable[tuple[tuple[NDArray, ...], NDArray, NDArray]],
+        rows: NDArray,
+    ) -> tuple[float, float]:
+        """Run a kernel of `fastcryo.kernels.cpu.wide_slicing` on blocks of images.
+
+        Parameters
+        ----------
+        name : str
+            Of the kernel.
+        source, target : ndarray of `shape`, or None
+        parts : iterable of (tables, images, steps)
+            Steps as for the grid of side N.
+        rows : ndarray
+            The packed samples.
+
+        Returns
+        -------
+        Two sums.
+        """
+        none = np.empty((0, 0, 0), self.dtype)
+        total, fresh = np.zeros(2), True
+        for tables, members, views in parts:
+            sums = np.zeros((len(self.tiles), 2))
+            getattr(wide_slicing, name)(
+                none if source is None else source,
+                none if target is None else target,
+                tables,
+                members,
+                wide.oversampled_steps(views, self.box, self.fine),
+                rows,
+                self.tiles,
+                self.neighbours,
+                self.widths,
+                self.bound,
+                wide.window_offset(self.width),
+                self.kernel,
+                self.taps,
+                self.unit,
+                thread_count(),
+                fresh,
+                sums,
+            )
+            total += sums.sum(axis=0)
+            fresh = False
+        return tuple(total.tolist())
+
+
+def run(work: Callable, chunks: list) -> None:
+    """Share pieces of work among threads; no piece touches what another does."""
+    with ThreadPoolExecutor(thread_count()) as pool:
+        for _ in pool.map(work, chunks):
+            pass
+
+
+def sweep_half_grids(
+    plan: Oversampling,
+    grid: FourierGrid,
+    name: str,
+    sources: tuple[NDArray, ...],
+    targets: tuple[NDArray, ...],
+    parts: Iterable[tuple[tuple[NDArray, ...], NDArray, NDArray]],
+    rows: NDArray,
+    scale: float,
+    damping: NDArray | None,
+) -> tuple[float, float, float, float]:
+    """Do what the sweep of `fastcryo.kernels.cpu.slicing` does for flat half grids.
+
+    Returns
+    -------
+    The sums of the first source, 0, and that of lambda |V|^2 over the full grid.
+    """
+    source = None
+    if sources:
+        source = plan.expand(grid.to_real(sources[0].reshape(grid.shape)))
+    if not targets:
+        return *plan.sweep(name, source, None, parts, rows), 0.0, 0.0
+    square, mixed = plan.sweep(name, source, plan.added, parts, rows)
+    summed = grid.from_real(plan.contract(plan.added), plan.dtype)
+    out = targets[0].reshape(grid.shape)
+    factor = plan.real_dtype.type(scale / grid.box**3)
+    if damping is None or not sources:
+        np.multiply(summed, factor, out=out)
+        return square, mixed, 0.0, 0.0
+    norms = vectors.finish_sum(summed, sources[0].reshape(grid.shape), factor, damping)
+    out[...] = summed
+    return square, mixed, 0.0, float(norms @ grid.plane_multiplicity)

@@ -1,0 +1,124 @@
+"""The normal operator of exact slices: a convolution of the map, two FFTs on a 2N grid.
+
+With slices that are values of the map's transform, H v = T * v in real space, where
+
+    T(d) = sum_i sum_p C_i^2 / sigma^2 cos(2 pi p . d / N),   |d| < N along each axis,
+
+p the frequencies of all samples. T comes from one pass over poses and CTFs; a product then costs
+two FFTs on the 2N grid, whatever the number of images.
+
+References
+----------
+Fessler et al., IEEE Trans. Signal Process. 53 (2005) 3393.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from fastcryo.grid import FourierGrid
+from fastcryo.oversampling import run
+from fastcryo.threads import thread_count
+
+if TYPE_CHECKING:
+    from fastcryo.operators import SliceOperator
+    from fastcryo.problem import KnownPoseProblem
+
+# Columns of the 2N grid that one thread transforms at a time.
+COLUMNS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Toeplitz:
+    """T of some images, without any lambda.
+
+    Attributes
+    ----------
+    grid : FourierGrid
+    spectrum : ndarray, shape (2 N, 2 N, N + 1), real
+        The transform of T on the 2N grid, over N^3: F T F^-1 is the operator of half grids.
+    diagonal : ndarray, real half grid
+        Its diagonal on the N^3 Fourier grid.
+    """
+
+    grid: FourierGrid
+    spectrum: NDArray = field(repr=False)
+    diagonal: NDArray = field(repr=False)
+
+    def product(self, volume: NDArray) -> NDArray:
+        """Return the operator times a half grid; sums in its precision."""
+        box, fine = self.grid.box, 2 * self.grid.box
+        workers = thread_count()
+        real = np.finfo(volume.dtype).dtype
+        lines = scipy.fft.rfft(self.grid.to_real(volume), fine, axis=2, workers=workers)
+        lines = scipy.fft.fft(lines, fine, axis=1, workers=workers)
+
+        def work(y: int) -> None:
+            columns = scipy.fft.fft(lines[:, y : y + COLUMNS], fine, axis=0)
+            columns *= self.spectrum[:, y : y + COLUMNS]
+            lines[:, y : y + COLUMNS] = scipy.fft.ifft(columns, axis=0, overwrite_x=True)[:box]
+
+        run(work, range(0, fine, COLUMNS))
+        lines = scipy.fft.ifft(lines, axis=1, workers=workers, overwrite_x=True)[:, :box]
+        shown = scipy.fft.irfft(lines, fine, axis=2, workers=workers)[:, :, :box]
+        return self.grid.from_real(shown.astype(real, copy=False), volume.dtype)
+
+
+def point_spread(
+    operator: SliceOperator, steps: NDArray, images: NDArray, weights: NDArray
+) -> NDArray:
+    """Return T(d) of some images, d from -N to N - 1 along each axis, from one pass.
+
+    Parameters
+    ----------
+    operator : SliceOperator
+    steps, images, weights
+        As `SliceOperator.normal` takes them.
+
+    Returns
+    -------
+    ndarray, shape (2 N, 2 N, 2 N), real
+    """
+    plan = operator.oversampled(2 * operator.grid.box, exact=True)
+    added = np.zeros(plan.shape, plan.real_dtype)
+    parts = operator.parts((weights,), steps, images)
+    plan.sweep("gridding", None, added, parts, operator.rows)
+    return plan.contract(added)
+
+
+def toeplitz_diagonal(grid: FourierGrid, spread: NDArray) -> NDArray:
+    """Return diag of F T F^-1 over N^3, a real half grid.
+
+    H(k, k) = N^-6 sum_d (N - |d_x|) (N - |d_y|) (N - |d_z|) T(d) e^(-2 pi i k . d / N)
+    """
+    n = grid.box
+    overlap = ((n - np.abs(np.arange(-n, n))) / n).astype(spread.dtype)
+    folded = spread
+    for axis in range(3):
+        shape = [1, 1, 1]
+        shape[axis] = 2 * n
+        folded = folded * overlap.reshape(shape)
+        # d and d + N are the same to k.
+        below, above = np.split(folded, 2, axis=axis)
+        folded = below + above
+    half = scipy.fft.rfftn(folded, axes=(2, 1, 0), workers=thread_count())
+    return np.fft.fftshift(half, axes=(1, 2)).real / spread.dtype.type(n**3)
+
+
+def toeplitz(problem: KnownPoseProblem) -> Toeplitz:
+    """Assemble T of all images of a problem, divided by the number of their views, in one pass."""
+    grid, n = problem.grid, problem.grid.box
+    local = problem.local_images()
+    spread = point_spread(problem.operator, problem.steps, local, problem.weights)
+    problem.communicator.sum(spread)
+    spread *= spread.dtype.type(1 / problem.views(len(problem)))
+    diagonal = toeplitz_diagonal(grid, spread)
+    # Nothing is N apart. Zeros there keep T even, and its transform real.
+    spread[0] = spread[:, 0] = spread[:, :, 0] = 0
+    half = scipy.fft.rfftn(scipy.fft.ifftshift(spread), workers=thread_count())
+    return Toeplitz(grid, half.real / spread.dtype.type(n**3), diagonal)

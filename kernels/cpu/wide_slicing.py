@@ -1,0 +1,344 @@
+"""Slices and back-projection with wide windows on an oversampled grid, and their fusions.
+
+The sweep is that of `fastcryo.kernels.cpu.slicing`, tile by tile in buffers of a thread's own and
+halos added in a fixed order, on the layout of `fastcryo.kernels.wide`. It ends with the extended
+half volume: the prior, the fold of planes z < 0 and of periodic copies belong to the transform
+that follows (`fastcryo.oversampling`).
+"""
+
+import numpy as np
+from numba import prange
+
+from fastcryo.kernels._jit import parallel, register
+from fastcryo.kernels.cpu.segments import find_segments
+from fastcryo.kernels.cpu.slicing import far_from, segment_start
+from fastcryo.kernels.cpu.tiles import take
+from fastcryo.kernels.cpu.wide_rows import gather, scatter
+from fastcryo.kernels.cpu.windows import fraction
+from fastcryo.kernels.layout import FRACTION_BITS
+from fastcryo.kernels.wide import wide_strides
+
+register(wide_strides)
+
+
+@register
+def row_span(widths, z, y, bound):
+    """Return first and last + 1 element along x of the row (z, y) of E; none: empty."""
+    half = widths[z, y]
+    columns = widths.shape[1]
+    # 2 B + W columns, the first of frequency -B - low.
+    centre = bound + (columns - 2 * bound - 1) // 2
+    return max(centre - half, 0), min(centre + half + 1, columns)
+
+
+@register
+def load_wide(source, tile, bound, widths, halo, row, plane, buffer):
+    """Copy a tile of E and `halo` cells more along y and z into the buffer."""
+    y0 = tile[2] + bound
+    for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
+        for y in range(y0, min(tile[3] + bound + halo, widths.shape[1])):
+            if widths[z, y] >= 0:
+                first, stop = row_span(widths, z, y, bound)
+                here = (z - tile[0]) * plane + (y - y0) * row
+                for x in range(first, stop):
+                    buffer[here + x] = source[z, y, x]
+
+
+@register
+def clear_wide(tile, bound, widths, halo, row, plane, buffer):
+    """Fill the part of a buffer that a tile uses with zeros."""
+    y0 = tile[2] + bound
+    for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
+        for y in range(y0, min(tile[3] + bound + halo, widths.shape[1])):
+            if widths[z, y] >= 0:
+                first, stop = row_span(widths, z, y, bound)
+                here = (z - tile[0]) * plane + (y - y0) * row
+                for x in range(first, stop):
+                    buffer[here + x] = 0
+
+
+@register
+def halo_slot(z, y, thickness, height, halo):
+    """Return where the row (z, y) of a buffer lies in the halo of its tile."""
+    if z < thickness:
+        return z * halo + y - height
+    return thickness * halo + (z - thickness) * (height + halo) + y
+
+
+@register
+def store_wide(buffer, tile, bound, widths, halo, row, plane, target, kept, fresh):
+    """Hand over what a thread summed in a tile's own cells; keep the rest as its halo."""
+    y0 = tile[2] + bound
+    thickness, height = tile[1] - tile[0], tile[3] - tile[2]
+    for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
+        for y in range(y0, min(tile[3] + bound + halo, widths.shape[1])):
+            if widths[z, y] < 0:
+                continue
+            first, stop = row_span(widths, z, y, bound)
+            i, j = z - tile[0], y - y0
+            here = i * plane + j * row
+            if i >= thickness or j >= height:
+                slot = halo_slot(i, j, thickness, height, halo)
+                for x in range(first, stop):
+                    kept[slot, x] = buffer[here + x]
+            elif fresh:
+                for x in range(first, stop):
+                    target[z, y, x] = buffer[here + x]
+            else:
+                for x in range(first, stop):
+                    target[z, y, x] += buffer[here + x]
+
+
+@register
+def add_wide_halos(halos, tiles, neighbours, t, bound, widths, halo, target):
+    """Add to the tile t what its neighbours summed in its cells, in a fixed order."""
+    for n in range(3):
+        other = neighbours[t, n]
+        if other < 0:
+            continue
+        z_stop = tiles[t, 1] if n == 1 else min(tiles[t, 0] + halo, tiles[t, 1])
+        y_stop = tiles[t, 3] if n == 0 else min(tiles[t, 2] + halo, tiles[t, 3])
+        thickness = tiles[other, 1] - tiles[other, 0]
+        height = tiles[other, 3] - tiles[other, 2]
+        for z in range(tiles[t, 0], z_stop):
+            for y in range(tiles[t, 2], y_stop):
+                if widths[z, y + bound] < 0:
+                    continue
+                slot = halo_slot(z - tiles[other, 0], y - tiles[other, 2], thickness, height, halo)
+                first, stop = row_span(widths, z, y + bound, bound)
+                for x in range(first, stop):
+                    target[z, y + bound, x] += halos[other, slot, x]
+
+
+def make_wide_sweep(process):
+    """Make the kernel that hands every run of samples to `process`.
+
+    ``process(volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel,
+    taps, unit)`` treats the samples first to first + count of an image, at positions q, q + d, ...
+    from the corner (x, y, z) of a tile, whose buffers are `volume` and `total`. It returns two
+    float64 numbers, which are summed by tile.
+    """
+
+    @parallel
+    def sweep(
+        source,
+        target,
+        tables,
+        images,
+        steps,
+        rows,
+        tiles,
+        neighbours,
+        widths,
+        bound,
+        offset,
+        kernel,
+        taps,
+        unit,
+        threads,
+        fresh,
+        sums,
+    ):
+        """Process all samples of a batch.
+
+        Parameters
+        ----------
+        source, target : (B + W, 2 B + W, 2 B + W) complex, or (0, 0, 0)
+            Extended half volumes: read; written (`fresh`) or added to. Elements that no window
+            can touch are left alone.
+        tables : tuple of arrays
+            Weights, data, samples: what `process` reads or writes by image.
+        images : (m,) int64
+            The images of the batch, indices into steps.
+        steps : (n, 2, 3) int64
+            `fastcryo.kernels.wide.oversampled_steps`.
+        rows : (2 R + 1, 3) int64
+            The packed samples.
+        tiles, neighbours, widths
+            From `fastcryo.kernels.wide`.
+        bound, offset : int
+            B and `window_offset`.
+        kernel : (degree + 1, lanes) float
+            `fastcryo.kernels.cpu.wide_rows.fit_kernel`.
+        taps : tuple of W numbers
+        unit : float
+            2^-24 (float32) or 2^-52 (float64), the resolution and precision of weights.
+        threads : int
+        fresh : bool
+        sums : (t, 2) float64, modified in place
+        """
+        radius = (rows.shape[0] - 1) // 2
+        halo = len(taps) - 1
+        depth, height = 0, 0
+        for t in range(tiles.shape[0]):
+            depth = max(depth, tiles[t, 1] - tiles[t, 0])
+            height = max(height, tiles[t, 3] - tiles[t, 2])
+        row, plane = wide_strides(widths.shape[1], height + halo)
+        size = (depth + halo) * plane
+        read_size = size if source.size > 0 else 0
+        sum_size = size if target.size > 0 else 0
+        shared = tiles.shape[0] if target.size > 0 else 0
+        slots = depth * halo + halo * (height + halo)
+        halos = np.empty((shared, slots, widths.shape[1]), target.dtype)
+        counter = np.zeros(1, np.int64)
+        for _ in prange(threads):
+            segments = np.empty((4 * radius + 2, 5), np.int64)
+            # Unused lanes read cells that nothing wrote, with weight 0: they must be finite.
+            volume = np.zeros(read_size, source.dtype)
+            total = np.zeros(sum_size, target.dtype)
+            t = take(counter)
+            while t < tiles.shape[0]:
+                if read_size > 0:
+                    load_wide(source, tiles[t], bound, widths, halo, row, plane, volume)
+                if sum_size > 0:
+                    clear_wide(tiles[t], bound, widths, halo, row, plane, total)
+                sum0, sum1 = 0.0, 0.0
+                shift_x = offset + (bound << FRACTION_BITS)
+                shift_y = offset - (tiles[t, 2] << FRACTION_BITS)
+                shift_z = offset - (tiles[t, 0] << FRACTION_BITS)
+                for j in range(images.size):
+                    a, b = steps[images[j], 0], steps[images[j], 1]
+                    count = find_segments(steps[images[j]], tiles[t], offset, rows, j, segments)
+                    for s in range(count):
+                        k, start, stop, sign, _image = segments[s]
+                        qx, dx = segment_start(a[0], b[0], k, start, sign, shift_x)
+                        qy, dy = segment_start(a[1], b[1], k, start, sign, shift_y)
+                        qz, dz = segment_start(a[2], b[2], k, start, sign, shift_z)
+                        part = process(
+                            volume,
+                            total,
+                            tables,
+                            j,
+                            images[j],
+                            rows[k + radius, 0] + start,
+                            stop - start,
+                            (qx, qy, qz),
+                            (dx, dy, dz),
+                            sign,
+                            row,
+                            plane,
+                            kernel,
+                            taps,
+                            unit,
+                        )
+                        sum0, sum1 = sum0 + part[0], sum1 + part[1]
+                sums[t, 0], sums[t, 1] = sum0, sum1
+                if sum_size > 0:
+                    store_wide(
+                        total, tiles[t], bound, widths, halo, row, plane, target, halos[t], fresh
+                    )
+                t = take(counter)
+        for t in prange(shared):
+            add_wide_halos(halos, tiles, neighbours, t, bound, widths, halo, target)
+
+    return sweep
+
+
+@register
+def place_of(q, d, i, row, plane, unit):
+    """Return where the window of sample i of a run begins, and u along x, y and z."""
+    qx, qy, qz = q[0] + i * d[0], q[1] + i * d[1], q[2] + i * d[2]
+    place = (qz >> FRACTION_BITS) * plane + (qy >> FRACTION_BITS) * row + (qx >> FRACTION_BITS)
+    half = type(unit)(0.5)
+    return place, fraction(qx, unit) - half, fraction(qy, unit) - half, fraction(qz, unit) - half
+
+
+@register
+def read_run(
+    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
+):
+    """Read the volume: tables are (samples (m, samples),)."""
+    (samples,) = tables
+    conjugate = type(unit)(sign)
+    for i in range(count):
+        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        re, im = gather(volume, place, row, plane, kernel, ux, uy, uz, taps)
+        samples[batch, first + i] = complex(re, conjugate * im)
+    return 0.0, 0.0
+
+
+@register
+def add_run(
+    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
+):
+    """Add samples to the volume: tables are (samples (m, samples),)."""
+    (samples,) = tables
+    conjugate = type(unit)(sign)
+    i = 0
+    for _ in range(count):
+        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        value = samples[batch, first + i]
+        pair = (value.real, conjugate * value.imag)
+        scatter(total, place, row, plane, kernel, ux, uy, uz, taps, pair)
+        i = far_from(i, count)
+    return 0.0, 0.0
+
+
+@register
+def gradient_run(
+    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
+):
+    """Add P^H (c P V - d) without storing the slice: tables are (weights, data)."""
+    powers, data = tables
+    line = 0 if powers.shape[0] == 1 else image
+    with_data = data.shape[0] > 0
+    conjugate = type(unit)(sign)
+    square, mixed = 0.0, 0.0
+    i = 0
+    for _ in range(count):
+        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        re, im = gather(volume, place, row, plane, kernel, ux, uy, uz, taps)
+        c = powers[line, first + i]
+        square += np.float64(c * (re * re + im * im))
+        added_re, added_im = c * re, c * im
+        if with_data:
+            y = data[image, first + i]
+            y_re, y_im = y.real, conjugate * y.imag
+            mixed += np.float64(y_re * re + y_im * im)
+            added_re, added_im = added_re - y_re, added_im - y_im
+        scatter(total, place, row, plane, kernel, ux, uy, uz, taps, (added_re, added_im))
+        i = far_from(i, count)
+    return square, mixed
+
+
+@register
+def energy_run(
+    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
+):
+    """Sum as `gradient_run` does, and touch no second volume."""
+    powers, data = tables
+    line = 0 if powers.shape[0] == 1 else image
+    with_data = data.shape[0] > 0
+    conjugate = type(unit)(sign)
+    square, mixed = 0.0, 0.0
+    for i in range(count):
+        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        re, im = gather(volume, place, row, plane, kernel, ux, uy, uz, taps)
+        square += np.float64(powers[line, first + i] * (re * re + im * im))
+        if with_data:
+            y = data[image, first + i]
+            mixed += np.float64(y.real * re + conjugate * y.imag * im)
+    return square, mixed
+
+
+@register
+def power_run(
+    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
+):
+    """Add c w to a real volume: tables are (weights,)."""
+    (powers,) = tables
+    line = 0 if powers.shape[0] == 1 else image
+    i = 0
+    for _ in range(count):
+        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        c = powers[line, first + i]
+        scatter(total, place, row, plane, kernel, ux, uy, uz, taps, (c,))
+        i = far_from(i, count)
+    return 0.0, 0.0
+
+
+forward = make_wide_sweep(read_run)
+adjoint = make_wide_sweep(add_run)
+gradient = make_wide_sweep(gradient_run)
+energy = make_wide_sweep(energy_run)
+gridding = make_wide_sweep(power_run)

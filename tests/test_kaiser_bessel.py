@@ -1,0 +1,240 @@
+"""Oversampled windows: against direct evaluation, their transposes, and H as a convolution.
+
+Accuracy is that of white noise in the ball of radius N / 2: the corners of the box, where windows
+alias most, are empty in maps. Everything else is tested with noise that fills the box.
+"""
+
+import finufft
+import numpy as np
+import pytest
+
+from fastcryo.errors import InputError
+from fastcryo.grid import FourierGrid
+from fastcryo.kernels import wide
+from fastcryo.kernels.cpu import wide_rows
+from fastcryo.operators import SliceOperator
+from fastcryo.oversampling import kaiser_bessel
+from fastcryo.preconditioner import hutchinson_diagonal
+from fastcryo.problem import KnownPoseProblem
+from fastcryo.solvers import conjugate_gradient
+from fastcryo.threads import use_threads
+
+from . import naive
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+WIDEST = {"interpolation": "kaiser_bessel", "width": 6, "oversampling": 2}
+# Every one is compiled in one precision only, which takes most of the time.
+WINDOWS = {
+    "width 4": ("float64", {"interpolation": "kaiser_bessel", "width": 4, "oversampling": 1.25}),
+    "width 5": ("float32", {"interpolation": "kaiser_bessel"}),
+    "width 6": ("float64", WIDEST),
+    "padded": ("float32", {"interpolation": "trilinear", "oversampling": 2}),
+    "relion": ("float32", {"interpolation": "trilinear", "oversampling": 2, "compat": "relion"}),
+}
+
+
+def views(count=4, seed=1):
+    rng = np.random.default_rng(seed)
+    return np.concatenate([naive.random_rotations(count, rng), naive.special_rotations()[::4]])
+
+
+def noise(box, seed=2):
+    return np.random.default_rng(seed).normal(size=(box,) * 3)
+
+
+def noise_in_ball(box):
+    z, y, x = (axis - box // 2 for axis in np.ogrid[:box, :box, :box])
+    return noise(box) * (z**2 + y**2 + x**2 < (box / 2) ** 2)
+
+
+def frequencies(rotations, radius):
+    """Positions (x, y, z) of every sample of the full discs, in cycles per box."""
+    h, k = naive.disc(radius)
+    return (h[:, None] * rotations[:, None, 0] + k[:, None] * rotations[:, None, 1]).reshape(-1, 3)
+
+
+def direct_slices(volume, rotations, radius):
+    """The non-uniform DFT of a map, term by term."""
+    box = len(volume)
+    x = np.arange(box) - box // 2
+    waves = np.exp(-2j * np.pi * frequencies(rotations, radius).T[..., None] * x / box)
+    return np.einsum("zyx,sz,sy,sx->s", volume, waves[2], waves[1], waves[0], optimize="optimal")
+
+
+def slices_of(operator, volume, rotations):
+    h, k = naive.disc(operator.grid.radius)
+    half = operator.grid.from_real(volume.astype(operator.real_dtype))
+    return operator.unpack(operator.forward(half, rotations))[:, k, h].ravel()
+
+
+def small_problem(dtype="float64", box=12, count=30, **window):
+    rng = np.random.default_rng(5)
+    return KnownPoseProblem.from_arrays(
+        rng.normal(size=(count, box, box)),
+        naive.random_rotations(count, rng),
+        pixel_size=2.0,
+        noise_std=np.linspace(1, 2, (box - 1) // 2 + 1),
+        regularization=1e-2,
+        dtype=dtype,
+        **window,
+    )
+
+
+@pytest.mark.parametrize("box", [31, 32])
+@pytest.mark.parametrize(("width", "error"), [(4, 1e-3), (6, 1e-5)])
+def test_slices_are_those_of_the_direct_transform(width, error, box):
+    rotations, volume = views(), noise_in_ball(box)
+    operator = SliceOperator(
+        FourierGrid(box), "kaiser_bessel", dtype="float64", oversampling=2, width=width
+    )
+    expected = direct_slices(volume, rotations, operator.grid.radius)
+    ours = slices_of(operator, volume, rotations)
+    assert np.linalg.norm(ours - expected) < error * np.linalg.norm(expected)
+
+
+def test_slices_are_those_of_finufft():
+    box, rotations = 24, views()
+    volume = noise_in_ball(box)
+    operator = SliceOperator(
+        FourierGrid(box), "kaiser_bessel", dtype="float64", oversampling=2, width=6
+    )
+    positions = frequencies(rotations, operator.grid.radius)
+    points = np.ascontiguousarray(2 * np.pi / box * positions.T)
+    # finufft's first coordinate goes with the first axis.
+    expected = finufft.nufft3d2(*points[::-1], volume.astype(complex), eps=1e-12, isign=-1)
+    ours = slices_of(operator, volume, rotations)
+    assert np.linalg.norm(ours - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("box", [15, 16, 48])
+def test_back_projection_is_the_transpose_of_slicing(box, window):
+    # Over the reals, with full-grid inner products: see tests/test_operators.py. The planes of the
+    # Nyquist frequency of even boxes are part of it.
+    rotations, grid = views(), FourierGrid(box)
+    dtype, options = WINDOWS[window]
+    operator = SliceOperator(grid, dtype=dtype, **options)
+    volume = grid.from_real(noise(box).astype(dtype))
+    slices = operator.forward(volume, rotations)
+    rng = np.random.default_rng(3)
+    transforms = np.fft.fft2(rng.normal(size=(len(rotations), box, box)))
+    samples = operator.pack(transforms * np.sqrt(box)) + slices
+    left = operator.inner(slices, samples)
+    right = grid.inner(volume, operator.adjoint(samples, rotations))
+    assert abs(left - right) < TOLERANCE[dtype] * abs(left)
+
+
+def test_gradient_is_that_of_finite_differences():
+    problem = small_problem(**WIDEST)
+    grid = problem.grid
+    volume, direction = grid.from_real(noise(12)), grid.from_real(noise(12, 7))
+    loss, gradient = problem.loss_and_gradient(volume)
+    assert loss == pytest.approx(problem.loss(volume), rel=1e-12)
+    step = 1e-3
+    difference = problem.loss(volume + step * direction) - problem.loss(volume - step * direction)
+    slope = grid.inner(gradient, direction)
+    assert difference / (2 * step) == pytest.approx(slope, rel=1e-7)
+    assert problem.curvature(direction) == pytest.approx(
+        grid.inner(direction, problem.hvp(direction)), rel=1e-12
+    )
+
+
+def test_the_convolution_is_the_normal_operator():
+    problem = small_problem(**WIDEST)
+    grid, operator = problem.grid, problem.normal_operator()
+    volume, other = grid.from_real(noise(12)), grid.from_real(noise(12, 8))
+    product = operator.matvec(volume)
+    assert grid.norm(product - problem.hvp(volume)) < 2e-5 * grid.norm(product)
+    # Symmetric to rounding, whatever the window's error.
+    assert grid.inner(other, product) == pytest.approx(
+        grid.inner(operator.matvec(other), volume), rel=1e-12
+    )
+    assert operator.assembled
+
+
+def test_the_diagonal_is_that_of_products_with_unit_volumes():
+    problem = small_problem(**WIDEST)
+    diagonal = problem.hessian_diagonal()
+    np.testing.assert_allclose(problem.normal_operator().diagonal(), diagonal, rtol=1e-10)
+    for place in [(0, 6, 6), (2, 8, 7), (5, 6, 6), (1, 2, 9), (3, 0, 6)]:
+        unit = problem.grid.zeros(complex)
+        unit[place] = 1
+        if place[0] == 0:
+            expected = problem.hvp(unit)[place].real
+        else:
+            # Real and imaginary part, so that the coupling with the mirror drops out.
+            both = problem.hvp(unit)[place].real + problem.hvp(1j * unit)[place].imag
+            expected = both / 2
+        assert diagonal[place] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("probing", "probes"), [("coloured", 4), ("rademacher", 32)])
+def test_probes_estimate_the_diagonal(probing, probes):
+    problem = small_problem(**WIDEST)
+    diagonal = problem.hessian_diagonal()
+    found = hutchinson_diagonal(problem, probes, probing)
+    assert np.linalg.norm(found - diagonal) < 0.15 * np.linalg.norm(diagonal)
+
+
+def test_conjugate_gradients_agree_with_and_without_the_convolution():
+    problem = small_problem(**WIDEST)
+    through_images = conjugate_gradient(problem, tolerance=1e-9)
+    assembled = conjugate_gradient(problem, tolerance=1e-9, operator=problem.normal_operator())
+    assert through_images.converged
+    assert assembled.converged
+    difference = through_images.volume - assembled.volume
+    assert problem.grid.norm(difference) < 1e-4 * problem.grid.norm(assembled.volume)
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    problem = small_problem("float32", box=48, interpolation="kaiser_bessel")
+    volume = problem.grid.from_real(noise(48).astype(np.float32))
+    found = []
+    for threads in (1, 2):
+        with use_threads(threads):
+            found.append((problem.loss_and_gradient(volume), problem.hessian_diagonal()))
+    (one, gradient), diagonal = found[0]
+    (other, second), again = found[1]
+    assert one == other
+    np.testing.assert_array_equal(gradient, second)
+    np.testing.assert_array_equal(diagonal, again)
+
+
+@pytest.mark.parametrize("width", [4, 5, 6])
+def test_polynomials_are_the_window(width):
+    window = kaiser_bessel(width, 2.0)
+    kernel = wide_rows.fit_kernel(window, width, np.float64)
+    u = np.linspace(-0.5, 0.5, 101)
+    weights = np.polynomial.polynomial.polyval(u, kernel)[:width]
+    distance = u + (width - 1) / 2 - np.arange(width)[:, None]
+    np.testing.assert_allclose(weights, window(distance), rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("width", [2, 4, 5, 6])
+@pytest.mark.parametrize("bound", [3, 17, 40])
+def test_every_cell_that_a_window_reaches_has_one_owner(bound, width):
+    widths = wide.extended_widths(bound - 0.5, bound, width)
+    tiles, neighbours = wide.wide_tiles(widths, bound, width)
+    owner = np.full(widths.shape, -1)
+    for t, (z0, z1, y0, y1) in enumerate(tiles):
+        assert (owner[z0:z1, y0 + bound : y1 + bound] == -1).all()
+        owner[z0:z1, y0 + bound : y1 + bound] = t
+        for other in neighbours[t]:
+            assert other < 0 or (tiles[other, 1] - tiles[other, 0] >= width - 1)
+    assert (owner[widths >= 0] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"interpolation": "kaiser_bessel", "width": 3}, "width: 3"),
+        ({"interpolation": "kaiser_bessel", "oversampling": 1.1}, "oversampling: 1.1"),
+        ({"interpolation": "trilinear", "width": 5}, "width: goes with kaiser_bessel"),
+        ({"interpolation": "nearest", "oversampling": 2}, "oversampling: nearest"),
+        ({"interpolation": "trilinear", "compat": "relion"}, "compat: relion goes with"),
+        ({"interpolation": "trilinear", "oversampling": 2, "compat": "x"}, "compat: 'x'"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(options, words):
+    with pytest.raises(InputError, match=words):
+        SliceOperator(FourierGrid(12), **options)
