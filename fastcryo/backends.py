@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -74,14 +76,24 @@ def why_not_cuda() -> str | None:
     return None
 
 
-def with_remedy(error: Exception, box: int) -> Exception:
-    """Return what to raise for an exception of CUDA: too little memory in words of our own."""
-    if "OUT_OF_MEMORY" not in str(error) and not isinstance(error, MemoryError):
-        return error
-    return InputError(
-        f"backend: the memory of the card is too small for box {box}: close other programs that "
-        "use it, crop the images (--box), or use the CPU (backend 'cpu')"
-    )
+@contextlib.contextmanager
+def on_card(box: int) -> Iterator[None]:
+    """Say in words of our own, with the remedy, that the card's memory is too small.
+
+    Raises
+    ------
+    InputError
+        In place of CUDA's exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        if "OUT_OF_MEMORY" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        raise InputError(
+            f"backend: the memory of the card is too small for box {box}: close other programs "
+            "that use it, crop the images (--box), or use the CPU (backend 'cpu')"
+        ) from error
 
 
 def _try_kernel() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.arrays import on_host
-from fastcryo.backends import with_remedy
+from fastcryo.backends import on_card
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels.cpu import windows
 from fastcryo.kernels.cuda import slicing, vectors
@@ -108,20 +108,24 @@ class CudaSweeps:
 
     def place(self, array: Any) -> Any:
         """Return an array on the card, as it is if it is there."""
-        return cuda.to_device(np.ascontiguousarray(array)) if on_host(array) else array
+        if not on_host(array):
+            return array
+        with on_card(self.grid.box):
+            return cuda.to_device(np.ascontiguousarray(array))
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array on the card, with any values."""
-        return cuda.device_array(shape, dtype)
+        with on_card(self.grid.box):
+            return cuda.device_array(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array of zeros on the card."""
-        out = cuda.device_array(shape, dtype)
+        out = self.empty(shape, dtype)
         vectors.clear(out)
         return out
 
     def constant(self, array: NDArray) -> Any:
-        """Return an array on the card that stays there as long as the one given."""
+        """Return an array on the card that stays there as long as the one given, never changed."""
         found = self._kept.get(id(array))
         if found is None or found[0]() is not array:
             found = self._remember(self._kept, array, self.place(array))
@@ -142,7 +146,7 @@ class CudaSweeps:
 
         Sources and targets may lie on the host or on the card.
         """
-        try:
+        with on_card(self.grid.box):
             source = tuple(self.place(volume) for volume in source)
             there = tuple(
                 self.zeros(out.shape, out.dtype) if on_host(out) else out for out in target
@@ -155,11 +159,6 @@ class CudaSweeps:
             for given, out in zip(target, there, strict=True):
                 if given is not out:
                     out.copy_to_host(given)
-        except Exception as error:
-            raised = with_remedy(error, self.grid.box)
-            if raised is error:
-                raise
-            raise raised from error
         return *sums, norm
 
     def _finish(self, source, target, scale, damping):
@@ -197,7 +196,9 @@ class CudaSweeps:
                     self._launch(kernels, name, source, sums, part, rows, view[members], stream)
                 )
             if name == "forward":
-                tables[0][members] = part[0].copy_to_host(stream=stream)
+                slices = part[0].copy_to_host(stream=stream)
+                stream.synchronize()
+                tables[0][members] = slices
         cuda.synchronize()
         if exact:
             for whole, scale, out in zip(*sums, target, strict=False):

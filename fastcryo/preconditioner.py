@@ -158,9 +158,10 @@ def thresholded_inverse(
 ) -> NDArray:
     """Return 1 / (max(|D|, alpha) + tau); 0 where that is 0: no image sees it, and lambda = 0."""
     if not on_host(diagonal):
-        out = empty_like(diagonal)
-        tau = np.full(1, spread, diagonal.dtype) if np.ndim(spread) == 0 else spread
-        vectors_of(diagonal).invert(diagonal, threshold, tau, out)
+        vectors, out = vectors_of(diagonal), empty_like(diagonal)
+        if isinstance(spread, float):
+            spread = vectors.place(np.full(1, spread, diagonal.dtype))
+        vectors.invert(diagonal, threshold, spread, out)
         return out
     bounded = np.maximum(np.abs(diagonal), diagonal.dtype.type(threshold))
     bounded += spread

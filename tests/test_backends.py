@@ -78,12 +78,14 @@ def test_no_toolkit(real, monkeypatch):
 
 
 def test_out_of_the_memory_of_the_card():
-    error = RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
-    refused = backends.with_remedy(error, 256)
-    assert isinstance(refused, InputError)
-    assert "memory of the card is too small for box 256" in str(refused)
-    other = RuntimeError("an illegal memory access was encountered")
-    assert backends.with_remedy(other, 256) is other
+    with pytest.raises(InputError, match="memory of the card is too small for box 256"), on_card():
+        raise RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+    with pytest.raises(RuntimeError, match="an illegal memory access"), on_card():
+        raise RuntimeError("an illegal memory access was encountered")
+
+
+def on_card():
+    return backends.on_card(256)
 
 
 def test_auto_goes_on_with_the_cpu_and_says_so_once(real, capsys):

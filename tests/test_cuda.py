@@ -7,13 +7,14 @@ The simulator checks no types: tests/test_cuda_ptx.py compiles the kernels for r
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
 
 import fastcryo as fc
-from fastcryo import backends, cuda_sweeps
+from fastcryo import backends, cuda_sweeps, operators
 from fastcryo.arrays import fetch, on_host
 from fastcryo.kernels.cpu import vectors as cpu_vectors
 from fastcryo.kernels.cuda import vectors
@@ -298,3 +299,20 @@ def test_half_grids_come_back_where_they_were_given():
     assert on_host(problem.hvp(volume))
     assert not on_host(problem.hvp(there))
     close(fetch(problem.hvp(there)), problem.hvp(volume))
+
+
+def test_too_little_memory_on_the_card_is_refused_and_auto_goes_on_with_the_cpu(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(cuda_sweeps.CudaSweeps, "needs", lambda sweeps: 1 << 60)
+    memory = SimpleNamespace(free=1 << 30)
+    context = SimpleNamespace(get_memory_info=lambda: memory)
+    monkeypatch.setattr(cuda_sweeps.cuda, "current_context", lambda: context)
+    grid = fc.FourierGrid(BOXES[0])
+    with pytest.raises(fc.InputError, match=r"GiB are free: close other programs .* use the CPU"):
+        fc.SliceOperator(grid, backend="cuda")
+    monkeypatch.setattr(operators, "choose_backend", lambda name: "cuda")
+    backends.say_once.cache_clear()
+    for _ in range(2):
+        assert fc.SliceOperator(grid, backend="auto").backend == "cpu"
+    assert capsys.readouterr().err.count("of the card's memory are needed") == 1

@@ -4,6 +4,7 @@ With the package numba-cuda installed, ``numba.cuda`` is that package; without i
 ships. Nothing here is imported by ``import fastcryo``.
 """
 
+import sys
 import warnings
 
 import numba
@@ -22,8 +23,11 @@ SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 THREADS = 4 if SIMULATED else 256
 BLOCKS = 2 if SIMULATED else 4096
 
-# Small boxes and batches launch few blocks, which is no fault of the user's.
-numba.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+# Small boxes and batches launch few blocks, which is no fault of the user's. numba-cuda has a
+# configuration of its own.
+for config in (numba.config, sys.modules.get("numba.cuda.core.config")):
+    if config is not None:
+        config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 
 def kernel(function):

@@ -167,6 +167,11 @@ def _everywhere(function, arrays, numbers=(), last=()):
     function[launch_shape(flat[0].size, 1)[0], THREADS](*flat, *numbers, *last)
 
 
+def place(array):
+    """Return a copy of a host array on the card."""
+    return cuda.to_device(array)
+
+
 def empty_like(array):
     """Return an array of the same shape and type."""
     return cuda.device_array(array.shape, array.dtype)
@@ -227,7 +232,8 @@ def take_probe(signs, product, mean, smoothed, probes, beta):
 def invert(diagonal, threshold, spread, out):
     """Set out <- 1 / (max(|diagonal|, threshold) + spread), 0 where that is 0."""
     numbers = (diagonal.dtype.type(threshold),)
-    _everywhere(_invert, (diagonal,), numbers, (spread.reshape(spread.size), out.reshape(out.size)))
+    arrays = spread.reshape(spread.size), out.reshape(out.size)
+    _everywhere(_invert, (diagonal,), numbers, arrays)
 
 
 def add_mirror_of(volume):
