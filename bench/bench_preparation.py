@@ -189,7 +189,7 @@ def bench_pack(benchmark, made, size, part, cropped):
             operator.rows,
             ctf,
             length,
-            packer.inverse_variance,
+            packer.inverse_variance[0],
             weights,
             data,
             energies,
