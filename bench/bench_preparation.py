@@ -174,7 +174,8 @@ def bench_pack(benchmark, made, size, part, cropped):
     operator = fc.SliceOperator(fc.FourierGrid(box))
     ctf = made[1]["float32"].ctf.coefficients()[:1]
     length = size[0] * PIXEL_SIZE
-    packer = Packer(operator, length, np.zeros((1, 2)), ctf, np.ones(operator.samples))
+    variance, group = np.ones((1, operator.samples)), np.zeros(1, np.int64)
+    packer = Packer(operator, length, np.zeros((1, 2)), ctf, variance, group)
     transforms = half_transforms(made[0][:1], operator.grid.radius).view(np.float32)
     weights = np.empty((1, operator.samples), np.float32)
     data = np.empty((1, 2 * operator.samples), np.float32)
@@ -188,7 +189,7 @@ def bench_pack(benchmark, made, size, part, cropped):
             operator.rows,
             ctf,
             length,
-            packer.inverse_variance,
+            packer.inverse_variance[0],
             weights,
             data,
             energies,

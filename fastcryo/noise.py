@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fastcryo.particles import Particles
 
 IMAGES_FOR_NOISE = 1000
+# Of a group: its corners then hold some thousand independent values per shell.
+FEWEST_IMAGES = 100
 BLOCK = 8
 EDGE_PIXELS = 3.0
 # A shell's noise is not taken below this fraction of the mean power of the images, so that data
@@ -95,6 +97,54 @@ def estimate_noise_std(
     # The mean over the background is taken off, which removes the lowest shell's noise too.
     variance[0] = variance[1]
     return np.sqrt(np.maximum(variance, floor))
+
+
+def estimate_noise_by_group(
+    particles: Particles,
+    radius: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
+    """Estimate sigma by shell for every optics group that has images enough.
+
+    Groups of fewer than `FEWEST_IMAGES` images share what is estimated from all.
+
+    Parameters
+    ----------
+    particles : Particles
+    radius : int
+        Last shell wanted, in Fourier pixels.
+    progress : callable, optional
+        Called with (images done, images to look at).
+
+    Returns
+    -------
+    sigma : ndarray, shape (radius + 1,) or (g, radius + 1)
+        One row per noise group, if there are several.
+    groups : ndarray, shape (n,), int64, or None
+        Noise group of every image; None where there is only one.
+
+    Raises
+    ------
+    InputError
+        As `estimate_noise_std`.
+    """
+    counts = np.bincount(particles.optics_group)
+    large = np.flatnonzero(counts >= FEWEST_IMAGES)
+    if len(large) + (counts[counts < FEWEST_IMAGES].sum() > 0) < 2:
+        return estimate_noise_std(particles, radius, progress=progress), None
+    most = max(FEWEST_IMAGES, IMAGES_FOR_NOISE // len(large))
+    parts = [np.flatnonzero(particles.optics_group == group) for group in large]
+    groups = np.full(len(particles), len(large), np.int64)
+    for number, members in enumerate(parts):
+        groups[members] = number
+    if (groups == len(large)).any():
+        parts.append(np.arange(len(particles)))
+    rows = []
+    for number, members in enumerate(parts, 1):
+        rows.append(estimate_noise_std(particles.select(members), radius, most))
+        if progress is not None:
+            progress(number, len(parts))
+    return np.stack(rows), groups
 
 
 def summed_power(images: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -110,8 +110,10 @@ class Packer:
         Pixels.
     ctf : ndarray, shape (n, 7) or (0, 7), float64
         Coefficients; no rows: C = 1.
-    inverse_variance : ndarray, shape (samples,), float64
-        1 / sigma^2, halved at the origin.
+    inverse_variance : ndarray, shape (g, samples), float64
+        1 / sigma^2 of every group of images with a noise of its own, halved at the origin.
+    noise_group : ndarray, shape (n,), int64
+        Which one an image belongs to.
     tables : ImagingTables or None
         None: the images are C P V, and on one grid.
     """
@@ -121,6 +123,7 @@ class Packer:
     shifts: NDArray[np.float64]
     ctf: NDArray[np.float64]
     inverse_variance: NDArray[np.float64]
+    noise_group: NDArray[np.int64]
     tables: ImagingTables | None = None
 
     def pack(
@@ -149,7 +152,27 @@ class Packer:
         ndarray, shape (m,)
             Energies: 1/2 sum |y|^2 / sigma^2 of every image; not finite if a pixel is not.
         """
-        real = self.operator.real_dtype
+        groups = self.noise_group[members]
+        energies = np.empty(len(images))
+        for group in np.unique(groups):
+            own = groups == group
+            own = slice(None) if own.all() else np.flatnonzero(own)
+            energies[own] = self._pack_group(
+                group, images[own], members[own], places[own], weights, data
+            )
+        return energies
+
+    def _pack_group(
+        self,
+        group: int,
+        images: NDArray,
+        members: NDArray[np.int64],
+        places: NDArray[np.int64],
+        weights: NDArray,
+        data: NDArray,
+    ) -> NDArray[np.float64]:
+        """Fill rows with some images of one group, see `pack`."""
+        real, inverse_variance = self.operator.real_dtype, self.inverse_variance[group]
         energies = np.empty(len(images))
         if self.tables is not None:
             imaging = self.tables.imaging
@@ -167,7 +190,7 @@ class Packer:
                 imaging.limits,
                 imaging.corrections,
                 self.length,
-                self.inverse_variance,
+                inverse_variance,
                 weights,
                 data.view(real),
                 energies,
@@ -180,7 +203,7 @@ class Packer:
             self.operator.rows,
             self.ctf[members] if len(self.ctf) else self.ctf,
             self.length,
-            self.inverse_variance,
+            inverse_variance,
             weights,
             data.view(real),
             energies,
@@ -189,11 +212,27 @@ class Packer:
 
     def common_weights(self) -> NDArray:
         """Return the one row of weights that serves all images without CTF."""
-        return self.inverse_variance[None].astype(self.operator.real_dtype)
+        return self.inverse_variance.astype(self.operator.real_dtype)
 
     def fill_weights(self, members: NDArray[np.int64], weights: NDArray) -> None:
         """Fill the weights of some images, one row each, without reading any."""
+        if len(self.inverse_variance) == 1:
+            self._fill_group(0, members, weights)
+            return
+        groups = self.noise_group[members]
+        length = BLOCK_BYTES // (weights.itemsize * weights.shape[1])
+        for group in np.unique(groups):
+            places = np.flatnonzero(groups == group)
+            for piece in pieces(len(places), length):
+                part = places[piece]
+                filled = np.empty((len(part), weights.shape[1]), weights.dtype)
+                self._fill_group(group, members[part], filled)
+                weights[part] = filled
+
+    def _fill_group(self, group: int, members: NDArray[np.int64], weights: NDArray) -> None:
+        """Fill the weights of some images of one group."""
         rows, length, ctf = self.operator.rows, self.length, self.ctf[members]
+        inverse_variance = self.inverse_variance[group]
         if self.tables is not None:
             imaging = self.tables.imaging
             aberrations.prepare_weights(
@@ -204,11 +243,11 @@ class Packer:
                 self.tables.even,
                 imaging.limits,
                 length,
-                self.inverse_variance,
+                inverse_variance,
                 weights,
             )
             return
-        prepare.prepare_weights(rows, ctf, length, self.inverse_variance, weights)
+        prepare.prepare_weights(rows, ctf, length, inverse_variance, weights)
 
 
 def half_transforms(images: NDArray, radius: int) -> NDArray:

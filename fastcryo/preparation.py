@@ -41,6 +41,7 @@ class ImageSet:
     rotations: NDArray
     symmetry: str = "C1"
     imaging: Imaging | None = None
+    noise_group: NDArray | None = None
 
     def __post_init__(self):
         if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
@@ -77,7 +78,7 @@ class ImageSet:
     def ctf_coefficients(self) -> NDArray:
         """One row per image; no rows without CTF, unless the images need weights of their own."""
         if self.ctf is None:
-            if self.imaging is None:
+            if self.imaging is None and self.noise_group is None:
                 return np.empty((0, 7))
             return np.tile(UNIT_CTF, (len(self.rotations), 1))
         coefficients = self.ctf.coefficients()
@@ -128,6 +129,27 @@ def by_shell(name: str, values: ArrayLike, radius: int) -> NDArray[np.float64]:
     return values
 
 
+def noise_by_group(
+    noise_std: ArrayLike, groups: NDArray | None, radius: int, count: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return sigma by group and shell, (g, R + 1), and the group of every image, (n,)."""
+    values = np.asarray(noise_std, dtype=np.float64)
+    if groups is None:
+        values = by_shell("noise_std", values, radius)
+        sigma = np.broadcast_to(values[: radius + 1] if values.ndim else values, (1, radius + 1))
+        groups = np.zeros(count, np.int64)
+    else:
+        groups = np.ascontiguousarray(groups, np.int64)
+        if values.ndim != 2:
+            raise InputError("noise_std: values by group and shell needed with noise groups")
+        if groups.shape != (count,) or not 0 <= groups.min() <= groups.max() < len(values):
+            raise InputError(f"noise groups: {count} numbers from 0 to {len(values) - 1} needed")
+        sigma = np.stack([by_shell("noise_std", row, radius)[: radius + 1] for row in values])
+    if (sigma <= 0).any():
+        raise InputError("noise_std: every value must be positive")
+    return sigma, groups
+
+
 def damping_of(operator: SliceOperator, regularization: ArrayLike) -> NDArray:
     """Return lambda as the kernels take it: one value, or one per stored coefficient."""
     values = by_shell("regularization", regularization, operator.grid.radius)
@@ -175,19 +197,17 @@ def prepare_data(
     """
     radius, count = operator.grid.radius, len(setup.rotations)
     communicator.check(count)
-    sigma = by_shell("noise_std", noise_std, radius)
-    if (sigma <= 0).any():
-        raise InputError("noise_std: every value must be positive")
+    sigma, groups = noise_by_group(noise_std, setup.noise_group, radius, count)
     h, k = operator.frequencies()
     shells = np.rint(np.hypot(h, k)).astype(np.int64)
-    inverse_variance = 1 / (np.full(radius + 1, sigma) if sigma.ndim == 0 else sigma)[shells] ** 2
-    inverse_variance[operator.origin] /= 2
+    inverse_variance = 1 / sigma[:, shells] ** 2
+    inverse_variance[:, operator.origin] /= 2
     shifts, ctf = setup.shifts / setup.pixel_size, setup.ctf_coefficients()
     tables = None
     if setup.imaging is not None:
         shifts /= setup.imaging.scales[setup.imaging.group, None]
         tables = ImagingTables.of(setup.imaging, operator, setup.length)
-    packer = Packer(operator, setup.length, shifts, ctf, inverse_variance, tables)
+    packer = Packer(operator, setup.length, shifts, ctf, inverse_variance, groups, tables)
     own, rows = np.arange(count), None
     if communicator.size > 1:
         part, rows = communicator.part(count), np.full(count, -1)
@@ -198,6 +218,7 @@ def prepare_data(
         weights, data, energies = in_memory(packer, own, source, communicator)
     else:
         weights, data, energies = store.prepared(packer, sigma, source, communicator)
+    share = np.bincount(groups, minlength=len(sigma)) / count
     return dict(
         operator=operator,
         pixel_size=setup.pixel_size,
@@ -208,7 +229,9 @@ def prepare_data(
         energies=energies,
         damping=damping_of(operator, regularization),
         members=np.arange(count),
-        mean_inverse_variance=float(inverse_variance.sum() / (operator.samples - 0.5)),
+        mean_inverse_variance=float(
+            share @ inverse_variance.sum(axis=1) / (operator.samples - 0.5)
+        ),
         rows=rows,
         communicator=communicator,
     )

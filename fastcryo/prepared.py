@@ -124,7 +124,7 @@ class Store:
         Parameters
         ----------
         packer : Packer
-        sigma : ndarray, one number or one per shell
+        sigma : ndarray, shape (g, R + 1)
         source : Source or None
             Of the images of this rank.
         communicator : Communicator
@@ -154,7 +154,7 @@ class Store:
             "box": operator.grid.box,
             "radius": radius,
             "type": self.kind,
-            "noise_std": np.broadcast_to(np.atleast_1d(sigma)[: radius + 1], radius + 1).tolist(),
+            "noise_std": (sigma[0] if len(sigma) == 1 else sigma).tolist(),
             **self.made_of,
         }
         if communicator.once(lambda: self._to_be_written(wanted, storage)):

@@ -126,6 +126,7 @@ class KnownPoseProblem:
         radius: int | None = None,
         resolution: float | None = None,
         noise_std: ArrayLike = 1.0,
+        noise_group: ArrayLike | None = None,
         regularization: ArrayLike = 1e-8,
         symmetry: str = "C1",
         interpolation: str = "trilinear",
@@ -158,7 +159,10 @@ class KnownPoseProblem:
         resolution : float, optional
             R by resolution in angstrom instead.
         noise_std : float or array_like
-            sigma of a DFT coefficient, one number or one per shell 0..R.
+            sigma of a DFT coefficient, one number or one per shell 0..R; with noise groups one row
+            of such values for each of them.
+        noise_group : array_like, shape (n,), optional
+            Group of every image, from 0, where groups have a noise of their own.
         regularization : float or array_like
             lambda, one number or one per shell 0..R (the last serves beyond).
         symmetry : str
@@ -187,7 +191,9 @@ class KnownPoseProblem:
             if len(images) != count:
                 raise InputError(f"images: {len(images)} given, but {count} rotations")
             side = images.shape[1]
-        setup = ImageSet(side, pixel_size, ctf, shifts, rotations, symmetry)
+        setup = ImageSet(
+            side, pixel_size, ctf, shifts, rotations, symmetry, noise_group=noise_group
+        )
         grid = FourierGrid(side if box is None else box, radius_of(setup, box, radius, resolution))
         operator = SliceOperator(
             grid, interpolation, backend, dtype, None, oversampling, width, compat
@@ -208,6 +214,7 @@ class KnownPoseProblem:
         radius: int | None = None,
         resolution: float | None = None,
         noise_std: ArrayLike = 1.0,
+        noise_group: ArrayLike | None = None,
         regularization: ArrayLike = 1e-8,
         symmetry: str = "C1",
         interpolation: str = "trilinear",
@@ -265,6 +272,7 @@ class KnownPoseProblem:
             particles.rotations,
             symmetry,
             imaging_of(particles),
+            noise_group,
         )
         grid = FourierGrid(
             particles.box if box is None else box, radius_of(setup, box, radius, resolution)

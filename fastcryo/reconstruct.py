@@ -18,7 +18,7 @@ from fastcryo.finish import Run, finish
 from fastcryo.forecast import plan_run
 from fastcryo.free_memory import free_memory
 from fastcryo.masks import AUTO, mask_for
-from fastcryo.noise import estimate_noise_std
+from fastcryo.noise import estimate_noise_by_group
 from fastcryo.particles import Particles
 from fastcryo.prepared import read_header
 from fastcryo.prior import gaps, regularizations, shell_weights
@@ -191,13 +191,13 @@ def prepare(
     -------
     problem : KnownPoseProblem
         Without lambda.
-    noise : ndarray, shape (box // 2,), or None
-        sigma by shell; None for 1.
+    noise : ndarray, shape (shells,) or (g, shells), or None
+        sigma by shell, of all images or of each noise group; None for 1.
     """
-    sigma = None
+    sigma = groups = None
     if settings.noise == "estimated":
         # All shells up to Nyquist, so that any radius finds its own.
-        sigma = estimate_noise_std(
+        sigma, groups = estimate_noise_by_group(
             particles,
             (particles.box - 1) // 2,
             progress=lambda done, total: report("noise", done, total, ""),
@@ -208,6 +208,7 @@ def prepare(
         box=settings.box,
         resolution=settings.maxres,
         noise_std=1.0 if sigma is None else sigma,
+        noise_group=groups,
         regularization=0.0,
         symmetry=settings.symmetry,
         interpolation=settings.interpolation,

@@ -50,7 +50,8 @@ class Storage:
     def of(cls, kind: str, packer: Packer, count: int) -> Storage:
         """Return the files for the images of a packer."""
         operator = packer.operator
-        variance = packer.inverse_variance.copy()
+        # Groups of other noise differ by little, which the scale of each image takes up.
+        variance = packer.inverse_variance.mean(axis=0)
         variance[operator.origin] *= 2
         return cls(
             kind,
