@@ -30,6 +30,15 @@ def bench_scripts(toy, tmp_path):
         assert f"* {name}: {reason}" in page
 
 
+def bench_scaling(toy):
+    pytest.importorskip("mpi4py", reason="MPI is measured with fastcryo[mpi]")
+    for arguments in (["--quick", "--ranks", "1", "2"], ["--nodes"]):
+        command = [sys.executable, BENCH / "scaling.py", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "| ranks |" in done.stdout or "| nodes |" in done.stdout
+
+
 def bench_committed_records(toy, tmp_path):
     if not records.FOLDER.exists():
         pytest.skip("no records in bench/results, make them: python bench/all.py")

@@ -248,6 +248,19 @@ def test_ranks_get_ranges_that_cover_everything_once():
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+def test_ranks_that_share_cores_divide_them():
+    ranks = Communicator()
+    ranks.rank = 1
+    for cores, threads in {
+        (range(8), range(8)): 4,
+        (range(4), range(4, 8)): 4,
+        (range(1), range(1)): 1,
+        (range(8), range(8), range(8)): 2,
+    }.items():
+        ranks.ranks_of_node = lambda cores=cores: [(i, frozenset(c)) for i, c in enumerate(cores)]
+        assert ranks.threads() == threads
+
+
 def test_the_launcher_says_which_rank_this_is():
     assert launched_as({}) == (0, 1)
     assert launched_as({"PMI_RANK": "1", "PMI_SIZE": "4"}) == (1, 4)
