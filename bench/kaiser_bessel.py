@@ -174,8 +174,8 @@ def print_lead(curves, radius):
 
 def maps(quick, figure):
     """Errors of slices and FSC to the truth by shell."""
-    box, count = (32, 500) if quick else (48, 2000)
-    settings = {"box": box, "pixel_size": 2.0, "count": count, "ctf": True, "seed": 1}
+    box, count = (32, 500) if quick else (40, 1500)
+    settings = {"box": box, "pixel_size": 2.0, "count": count, "ctf": True, "seed": 1, "snr": None}
     clean = fc.simulate_arrays(**settings)
     radius = fc.FourierGrid(box).radius
     shells = [*range(2, radius, max(1, radius // 10)), radius]
@@ -183,7 +183,7 @@ def maps(quick, figure):
     print_shells("Relative error of slices of the true map", errors, shells, ".1e")
     panels = {"slices of the true map": errors}
     for label, snr in (("noise-free", None), ("SNR 0.1", 0.1)):
-        data = clean if snr is None else fc.simulate_arrays(snr=snr, **settings)
+        data = clean if snr is None else fc.simulate_arrays(**settings | {"snr": snr})
         strength = 1.0 if snr else 1e-3 * float(data.images[:100].std())
         found = maps_of(data, strength)
         curves = {name: fc.fsc(shown, data.truth) for name, (shown, _) in found.items()}

@@ -192,6 +192,13 @@ def _reconstruct(commands) -> None:
     solver = parser.add_argument_group("solver", argument_default=argparse.SUPPRESS)
     option(solver, "--solver", choices=("sgd", "cg", "lbfgs", "wiener"), default="sgd")
     _window(solver)
+    option(
+        solver,
+        "--compat",
+        choices=("relion",),
+        default=None,
+        help="relion: its radial correction, for trilinear with --oversampling 2",
+    )
     _backend(solver)
     option(
         solver,

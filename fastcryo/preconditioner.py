@@ -11,6 +11,7 @@ from fastcryo.arrays import empty_like, on_host, vectors_of
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.toeplitz import dominating_diagonal, toeplitz
 
 PROBINGS = ("rademacher", "coloured")
 
@@ -166,6 +167,19 @@ def thresholded_inverse(
     bounded = np.maximum(np.abs(diagonal), diagonal.dtype.type(threshold))
     bounded += spread
     return np.divide(1, bounded, out=np.zeros_like(bounded), where=bounded > 0)
+
+
+def safe_diagonal(problem: KnownPoseProblem, name: str | NDArray | None) -> NDArray | None:
+    """Return the diagonal of a name for steps of a given length: "gridding" is one with H <= D.
+
+    Arguments and errors are those of `named_diagonal`, whose gridding weight is J for oversampled
+    windows, and too small for steps of 1.
+    """
+    operator = problem.operator
+    if not (isinstance(name, str) and name == "gridding") or operator.oversampling is None:
+        return named_diagonal(problem, name)
+    convolution = toeplitz(operator, problem.steps, problem.members, problem.weights)
+    return dominating_diagonal(convolution) + problem.damping
 
 
 def named_diagonal(problem: KnownPoseProblem, name: str | NDArray | None) -> NDArray | None:

@@ -15,8 +15,8 @@ from fastcryo.normal import NormalOperator
 from fastcryo.preconditioner import (
     HutchinsonEstimate,
     default_threshold,
-    named_diagonal,
     rademacher,
+    safe_diagonal,
     thresholded_inverse,
 )
 from fastcryo.problem import KnownPoseProblem
@@ -197,7 +197,7 @@ def sgd(
     _check_positive("decay", decay)
     _check_variance_reduction(problem, variance_reduction, operator, average)
     estimated = isinstance(preconditioner, str) and preconditioner == "hutchinson"
-    diagonal = None if estimated else named_diagonal(problem, preconditioner)
+    diagonal = None if estimated else safe_diagonal(problem, preconditioner)
     if threshold == "auto":
         threshold = default_threshold(problem)
     plain = preconditioner is None

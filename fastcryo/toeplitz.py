@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Columns of the 2N grid that one thread transforms at a time.
 COLUMNS = 8
+# Power iterations find the largest eigenvalue from below; what is added to it.
+POWER_ITERATIONS, MARGIN = 16, 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,3 +124,27 @@ def toeplitz(problem: KnownPoseProblem) -> Toeplitz:
     spread[0] = spread[:, 0] = spread[:, :, 0] = 0
     half = scipy.fft.rfftn(scipy.fft.ifftshift(spread), workers=thread_count())
     return Toeplitz(grid, half.real / spread.dtype.type(n**3), diagonal)
+
+
+def dominating_diagonal(convolution: Toeplitz) -> NDArray:
+    """Return a diagonal D with H <= D up to the accuracy of power iterations; a real half grid.
+
+    J alone is far below H: voxels outside the ball are seen through the tails of sincs only, all
+    in step. They get the mean of the last shell at least, and D is scaled by the largest
+    eigenvalue of D^(-1/2) H D^(-1/2), 3.0 to 3.5 for even views.
+    """
+    grid, diagonal = convolution.grid, convolution.diagonal
+    last = diagonal.dtype.type(grid.shell_means(diagonal)[-1])
+    bounded = np.where(grid.ball(), diagonal, np.maximum(diagonal, last))
+    root = np.sqrt(bounded)
+    inverse = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
+    noise = np.random.default_rng(0).standard_normal((grid.box,) * 3)
+    vector = grid.from_real(noise.astype(diagonal.dtype))
+    largest = 0.0
+    for _ in range(POWER_ITERATIONS):
+        vector /= vector.real.dtype.type(grid.norm(vector))
+        product = inverse * convolution.product(inverse * vector)
+        largest, vector = max(largest, grid.inner(vector, product)), product
+        if not largest > 0:
+            return bounded
+    return bounded * diagonal.dtype.type(max(1.0, MARGIN * largest))

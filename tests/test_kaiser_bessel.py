@@ -16,6 +16,7 @@ from fastcryo.operators import SliceOperator
 from fastcryo.oversampling import kaiser_bessel
 from fastcryo.preconditioner import hutchinson_diagonal
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.sgd import sgd
 from fastcryo.solvers import conjugate_gradient
 from fastcryo.threads import use_threads
 
@@ -184,6 +185,24 @@ def test_conjugate_gradients_agree_with_and_without_the_convolution():
     assert assembled.converged
     difference = through_images.volume - assembled.volume
     assert problem.grid.norm(difference) < 1e-4 * problem.grid.norm(assembled.volume)
+
+
+def test_sgd_with_default_steps_reaches_the_minimiser():
+    problem = small_problem(**WIDEST)
+    operator = problem.normal_operator()
+    minimum = conjugate_gradient(problem, tolerance=1e-9, operator=operator)
+    result = sgd(
+        problem,
+        epochs=40,
+        batch_size=10,
+        preconditioner="gridding",
+        step=1.0,
+        variance_reduction="svrg",
+        rng=0,
+        operator=operator,
+    )
+    lowest, start = problem.loss(minimum.volume), problem.loss(problem.grid.zeros(complex))
+    assert problem.loss(result.volume) - lowest < 1e-2 * (start - lowest)
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
