@@ -61,15 +61,20 @@ def far_from(i, count):
     return after if after < count else i % STRIDE + 1
 
 
-def make_sweep(process, ask, offset, taps=0, prior=no_prior):
+def make_sweep(process, ask, offset, tap_rows=0, prior=no_prior):
     """Make the kernel that hands every run of samples to `process`.
 
-    ``process(volume, total, tables, batch, image, first, count, q, d, sign, row, plane, origin,
-    unit, places, weights)`` treats the samples first to first + count of an image, at positions q,
-    q + d, ... from the origin (x, y, z) of a tile, whose buffers are `volume` and `total`; `places`
-    and `weights` (`taps` rows) are there for the taps of the run. It returns three float64 numbers,
-    which are summed by tile. ``ask(tables, batch, image, first, count)`` is called some
-    runs before.
+    ``process(buffers, tables, run, path, frame, taps)`` treats a run of neighbouring samples and
+    returns three float64 numbers, which are summed by tile:
+
+    buffers : what is read and what is added to, of a tile
+    tables : arrays of samples, weights or data by image
+    run : place of the image in the batch, image, first sample, number of samples, sign
+    path : position (x, y, z) of the first sample from the origin of the tile, step to the next
+    frame : strides of the buffers along y and z, origin of the tile, unit
+    taps : places (samples,) and weights (tap_rows, samples), to write the taps of the run into
+
+    ``ask(tables, batch, image, first, count)`` is called some runs before.
     """
 
     @parallel
@@ -148,8 +153,8 @@ def make_sweep(process, ask, offset, taps=0, prior=no_prior):
         counter = np.zeros(1, np.int64)
         for _ in prange(threads):
             segments = np.empty((LISTED * (4 * radius + 2), 5), np.int64)
-            places = np.empty(radius + 1 + SPARE, np.int64)
-            weights = np.full((taps, radius + 1 + SPARE), unit)
+            longest = radius + 1 + SPARE
+            taps = (np.empty(longest, np.int64), np.full((tap_rows, longest), unit))
             volume = make_buffer(source, read_size)
             total = make_buffer(target, sum_size)
             loaded = -1
@@ -159,6 +164,7 @@ def make_sweep(process, ask, offset, taps=0, prior=no_prior):
                 first_image = part_of_batch * chunk
                 stop_image = min(first_image + chunk, images.size)
                 origin = (-radius, tiles[t, 2], tiles[t, 0])
+                frame = (row, plane, origin, unit)
                 if read_size > 0 and t != loaded:
                     load_tile(source, tiles[t], widths, row, plane, box, volume)
                     loaded = t
@@ -184,24 +190,10 @@ def make_sweep(process, ask, offset, taps=0, prior=no_prior):
                         qy, dy = segment_start(a[1], b[1], k, start, sign, shift)
                         shift = offset - (origin[2] << FRACTION_BITS)
                         qz, dz = segment_start(a[2], b[2], k, start, sign, shift)
-                        part = process(
-                            volume,
-                            total,
-                            tables,
-                            j,
-                            images[j],
-                            rows[k + radius, 0] + start,
-                            stop - start,
-                            (qx, qy, qz),
-                            (dx, dy, dz),
-                            sign,
-                            row,
-                            plane,
-                            origin,
-                            unit,
-                            places,
-                            weights,
-                        )
+                        first = rows[k + radius, 0] + start
+                        run = (j, images[j], first, stop - start, sign)
+                        path = ((qx, qy, qz), (dx, dy, dz))
+                        part = process((volume, total), tables, run, path, frame, taps)
                         sum0, sum1, sum2 = sum0 + part[0], sum1 + part[1], sum2 + part[2]
                 if sum_size > 0:
                     sums[unit_of_work, 3] = store_tile(
@@ -286,27 +278,11 @@ def make_kernels(window):
         """Ask for nothing: what is only written need not be near."""
 
     @register
-    def slice_run(
-        volume,
-        total,
-        tables,
-        batch,
-        image,
-        first,
-        count,
-        q,
-        d,
-        sign,
-        row,
-        plane,
-        origin,
-        unit,
-        places,
-        weights,
-    ):
+    def slice_run(buffers, tables, run, path, frame, taps):
         """Read the volume."""
-        (samples,) = tables
-        list_taps(q, d, count, row, plane, unit, places, weights)
+        (volume, _), (samples,), (batch, _, first, count, sign) = buffers, tables, run
+        (row, plane, _, unit), (places, weights) = frame, taps
+        list_taps(*path, count, row, plane, unit, places, weights)
         conjugate = conjugation(volume, sign, unit)
         for i in range(count):
             value = gather(volume, places, weights, i, row, plane)
@@ -314,27 +290,11 @@ def make_kernels(window):
         return 0.0, 0.0, 0.0
 
     @register
-    def project_back_run(
-        volume,
-        total,
-        tables,
-        batch,
-        image,
-        first,
-        count,
-        q,
-        d,
-        sign,
-        row,
-        plane,
-        origin,
-        unit,
-        places,
-        weights,
-    ):
+    def project_back_run(buffers, tables, run, path, frame, taps):
         """Add samples to the volume."""
-        (samples,) = tables
-        list_taps(q, d, count, row, plane, unit, places, weights)
+        (_, total), (samples,), (batch, _, first, count, sign) = buffers, tables, run
+        (row, plane, _, unit), (places, weights) = frame, taps
+        list_taps(*path, count, row, plane, unit, places, weights)
         conjugate = conjugation(total, sign, unit)
         i = 0
         for _ in range(count):
@@ -344,29 +304,13 @@ def make_kernels(window):
         return 0.0, 0.0, 0.0
 
     @register
-    def gradient_run(
-        volume,
-        total,
-        tables,
-        batch,
-        image,
-        first,
-        count,
-        q,
-        d,
-        sign,
-        row,
-        plane,
-        origin,
-        unit,
-        places,
-        weights,
-    ):
+    def gradient_run(buffers, tables, run, path, frame, taps):
         """Add P^H (c P V - d) without storing the slice."""
-        powers, data = tables
+        (volume, total), (powers, data), (_, image, first, count, sign) = buffers, tables, run
+        (row, plane, _, unit), (places, weights) = frame, taps
         line = 0 if powers.shape[0] == 1 else image
         with_data = data.shape[0] > 0
-        list_taps(q, d, count, row, plane, unit, places, weights)
+        list_taps(*path, count, row, plane, unit, places, weights)
         conjugate = conjugation(volume, sign, unit)
         squares = mixed = zero(conjugate)
         i = 0
@@ -385,29 +329,13 @@ def make_kernels(window):
         return square, channel_sums(mixed)[0], other_square
 
     @register
-    def energy_run(
-        volume,
-        total,
-        tables,
-        batch,
-        image,
-        first,
-        count,
-        q,
-        d,
-        sign,
-        row,
-        plane,
-        origin,
-        unit,
-        places,
-        weights,
-    ):
+    def energy_run(buffers, tables, run, path, frame, taps):
         """Sum as `gradient_run` does, and touch no second volume."""
-        powers, data = tables
+        (volume, _), (powers, data), (_, image, first, count, sign) = buffers, tables, run
+        (row, plane, _, unit), (places, weights) = frame, taps
         line = 0 if powers.shape[0] == 1 else image
         with_data = data.shape[0] > 0
-        list_taps(q, d, count, row, plane, unit, places, weights)
+        list_taps(*path, count, row, plane, unit, places, weights)
         conjugate = conjugation(volume, sign, unit)
         squares = mixed = zero(conjugate)
         for i in range(count):
@@ -421,28 +349,12 @@ def make_kernels(window):
 
     def make_power_run(squared):
         @register
-        def power_run(
-            volume,
-            total,
-            tables,
-            batch,
-            image,
-            first,
-            count,
-            q,
-            d,
-            sign,
-            row,
-            plane,
-            origin,
-            unit,
-            places,
-            weights,
-        ):
+        def power_run(buffers, tables, run, path, frame, taps):
             """Add c w^2 (squared) or c w."""
-            (powers,) = tables
+            (_, total), (powers,), (_, image, first, count, _) = buffers, tables, run
+            (row, plane, _, unit), (places, weights) = frame, taps
             line = 0 if powers.shape[0] == 1 else image
-            list_taps(q, d, count, row, plane, unit, places, weights)
+            list_taps(*path, count, row, plane, unit, places, weights)
             i = 0
             for _ in range(count):
                 c = powers[line, first + i]

@@ -116,28 +116,12 @@ def scatter_pairs(stencil, qx, qy, qz, radius, unit, c):
 
 
 @register
-def add_pairs_run(
-    volume,
-    total,
-    tables,
-    batch,
-    image,
-    first,
-    count,
-    q,
-    d,
-    sign,
-    row,
-    plane,
-    origin,
-    unit,
-    places,
-    weights,
-):
+def add_pairs_run(buffers, tables, run, path, frame, taps):
     """Add c w w^T of a run of samples; tables: weights, flat stencil, R."""
-    powers, stencil, radius = tables
+    (powers, stencil, radius), (_, image, first, count, _) = tables, run
+    (qx, qy, qz), d = path
+    _, _, origin, unit = frame
     line = powers[0 if powers.shape[0] == 1 else image]
-    qx, qy, qz = q
     qx += origin[0] << FRACTION_BITS
     qy += origin[1] << FRACTION_BITS
     qz += origin[2] << FRACTION_BITS
