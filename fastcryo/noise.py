@@ -103,6 +103,7 @@ def estimate_noise_by_group(
     particles: Particles,
     radius: int,
     progress: Callable[[int, int], None] | None = None,
+    communicator: Communicator = ALONE,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
     """Estimate sigma by shell for every optics group that has images enough.
 
@@ -115,6 +116,8 @@ def estimate_noise_by_group(
         Last shell wanted, in Fourier pixels.
     progress : callable, optional
         Called with (images done, images to look at).
+    communicator : Communicator
+        The ranks that share the work.
 
     Returns
     -------
@@ -131,7 +134,9 @@ def estimate_noise_by_group(
     counts = np.bincount(particles.optics_group)
     large = np.flatnonzero(counts >= FEWEST_IMAGES)
     if len(large) + (counts[counts < FEWEST_IMAGES].sum() > 0) < 2:
-        return estimate_noise_std(particles, radius, progress=progress), None
+        return estimate_noise_std(
+            particles, radius, progress=progress, communicator=communicator
+        ), None
     most = max(FEWEST_IMAGES, IMAGES_FOR_NOISE // len(large))
     parts = [np.flatnonzero(particles.optics_group == group) for group in large]
     groups = np.full(len(particles), len(large), np.int64)
@@ -141,7 +146,9 @@ def estimate_noise_by_group(
         parts.append(np.arange(len(particles)))
     rows = []
     for number, members in enumerate(parts, 1):
-        rows.append(estimate_noise_std(particles.select(members), radius, most))
+        rows.append(
+            estimate_noise_std(particles.select(members), radius, most, communicator=communicator)
+        )
         if progress is not None:
             progress(number, len(parts))
     return np.stack(rows), groups

@@ -178,7 +178,7 @@ def safe_diagonal(problem: KnownPoseProblem, name: str | NDArray | None) -> NDAr
     operator = problem.operator
     if not (isinstance(name, str) and name == "gridding") or operator.oversampling is None:
         return named_diagonal(problem, name)
-    convolution = toeplitz(operator, problem.steps, problem.members, problem.weights)
+    convolution = toeplitz(problem)
     return dominating_diagonal(convolution) + problem.damping
 
 

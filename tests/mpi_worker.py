@@ -62,6 +62,10 @@ def computed(communicator, star, folder):
     symmetric = problem_of(symmetry="C2")
     found["C2"] = symmetric.hvp(direction, some)
     found["C2: loss"] = np.array([symmetric.loss(volume, some)])
+    for window in ("nearest", "kaiser_bessel"):
+        other = problem_of(interpolation=window)
+        found[f"{window}: gradient"] = other.loss_and_gradient(volume, np.arange(3))[1]
+        found[f"{window}: assembled"] = other.normal_operator().matvec(direction)
     for kind in ("float32", "int16"):
         stored = problem_of(store=Path(folder) / kind, storage=kind)
         found[f"{kind}: numbers"] = np.array([stored.loss(volume), stored.loss(volume, some)])
