@@ -12,6 +12,7 @@ import numpy as np
 
 import fastcryo as fc
 from fastcryo.kernels import layout
+from fastcryo.masks import mask_from_map
 from fastcryo.rotations import random_rotations
 from fastcryo.threads import thread_count, use_threads
 
@@ -186,10 +187,15 @@ def maps(quick, figure):
         data = clean if snr is None else fc.simulate_arrays(**settings | {"snr": snr})
         strength = 1.0 if snr else 1e-3 * float(data.images[:100].std())
         found = maps_of(data, strength)
-        curves = {name: fc.fsc(shown, data.truth) for name, (shown, _) in found.items()}
-        panels[label] = {name: np.maximum(1 - curve, 1e-8) for name, curve in curves.items()}
-        print_shells(f"1 - FSC to the truth, {label}", panels[label], shells, ".2e")
-        print_lead(curves, radius)
+        for kind, mask in (
+            ("unmasked", None),
+            ("masked", mask_from_map(data.truth, data.pixel_size)),
+        ):
+            curves = {name: fc.fsc(shown, data.truth, mask) for name, (shown, _) in found.items()}
+            panel = {name: np.maximum(1 - curve, 1e-8) for name, curve in curves.items()}
+            print_shells(f"1 - FSC to the truth, {label}, {kind}", panel, shells, ".2e")
+            print_lead(curves, radius)
+        panels[f"{label}, masked"] = panel
         print({name: f"{seconds:.1f} s" for name, (_, seconds) in found.items()}, flush=True)
     if figure:
         draw(panels, figure, radius)

@@ -40,7 +40,9 @@ def choose_backend(name: str) -> str:
     if name == "auto":
         if problem is None and numba.config.ENABLE_CUDASIM:
             problem = "CUDA is simulated (NUMBA_ENABLE_CUDASIM), which is slow"
-        say_once(f"CUDA: {_card_name()}" if problem is None else f"CPU, because {problem}")
+        # What to install is for those who asked for CUDA.
+        reason = "" if problem is None else problem.split(": ")[0]
+        say_once(f"CUDA: {_card_name()}" if problem is None else f"CPU, because {reason}")
         return "cuda" if problem is None else "cpu"
     if problem is not None:
         raise InputError(f"backend: {problem}, or use the CPU (backend 'cpu')")

@@ -13,73 +13,17 @@ from fastcryo.arrays import on_host
 from fastcryo.backends import choose_backend, say_once
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
+from fastcryo.interpolation import INTERPOLATIONS, WIDTHS, WINDOW_ORDER, check_window, host_only
 from fastcryo.kernels import layout
-from fastcryo.kernels.cpu import slicing, windows
 from fastcryo.oversampling import Oversampling, sweep_half_grids, triangle
 from fastcryo.rotations import orthonormal_rotations
 from fastcryo.rows import StoredRows, blocks, copies_of
-from fastcryo.threads import thread_count
+from fastcryo.tile_sweeps import TileSweeps
 
 if TYPE_CHECKING:
     from fastcryo.cuda_sweeps import CudaSweeps
 
-KERNELS = {
-    "nearest": slicing.make_kernels(windows.NEAREST),
-    "trilinear": slicing.make_kernels(windows.TRILINEAR),
-}
-INTERPOLATIONS = (*KERNELS, "kaiser_bessel")
-WINDOW_ORDER = {"nearest": 1, "trilinear": 2}
-WIDTHS = (4, 5, 6)
 PRECISIONS = {"float32": (np.complex64, np.float32(2.0**-24)), "float64": (np.complex128, 2.0**-52)}
-
-
-# Images of a batch that one thread takes at a time where nothing is added to a volume.
-CHUNK = 16
-
-
-def check_window(
-    interpolation: str, oversampling: float | None, width: int | None, compat: str | None
-) -> tuple[float | None, int | None]:
-    """Return oversampling and width with their defaults; None where the N^3 grid itself is read.
-
-    Raises
-    ------
-    InputError
-        Values out of range, or options that do not go together.
-    """
-    kaiser_bessel = interpolation == "kaiser_bessel"
-    if oversampling is None and kaiser_bessel:
-        oversampling = 1.5
-    if oversampling is not None and interpolation == "nearest":
-        raise InputError("oversampling: nearest reads the grid itself, leave the option out")
-    if oversampling is not None and not 1.25 <= oversampling <= 2:
-        raise InputError(f"oversampling: {oversampling:g} cannot be used, choose 1.25 to 2")
-    if width is not None and not kaiser_bessel:
-        raise InputError(f"width: goes with kaiser_bessel, leave it out for {interpolation}")
-    if width is not None and width not in WIDTHS:
-        raise InputError(f"width: {width} cannot be used, choose 4, 5 or 6")
-    if compat not in (None, "relion"):
-        raise InputError(f"compat: {compat!r} is unknown, choose relion or leave it out")
-    if compat is not None and (kaiser_bessel or oversampling is None):
-        raise InputError("compat: relion goes with trilinear and oversampling, say oversampling=2")
-    if kaiser_bessel:
-        return oversampling, 5 if width is None else int(width)
-    return oversampling, None if oversampling is None else 2
-
-
-def host_only(backend: str) -> str:
-    """Return "cpu" where oversampled windows are asked for, which no graphics card has.
-
-    Raises
-    ------
-    InputError
-        CUDA was asked for by name.
-    """
-    if backend not in ("auto", "cpu"):
-        raise InputError(
-            f"backend: {backend} has no oversampled windows, choose cpu or interpolation trilinear"
-        )
-    return "cpu"
 
 
 class SliceOperator:
@@ -148,19 +92,19 @@ class SliceOperator:
         self.real_dtype = np.dtype(precision)
         self.dtype = np.dtype(PRECISIONS[precision][0])
         self._unit = PRECISIONS[precision][1]
-        self._kernels = KERNELS.get(interpolation)
         self.oversampling, self.width, self.compat = oversampling, width, compat
         self.reach = reach
         self.rows = layout.disc_rows(grid.radius, reach)
         self.samples = int(self.rows[-1, 0] + self.rows[-1, 2])
         self.origin = layout.origin_sample(grid.radius, reach)
-        self._widths = layout.row_widths(grid.radius)
         self._none = (np.empty(0, self.dtype),)
-        shapes = layout.tile_shape(grid.radius), layout.reading_tile_shape(grid.radius)
-        self._adding, self._reading = (layout.disc_tiles(grid.radius, *shape) for shape in shapes)
+        self._tiled = None
+        if oversampling is None:
+            unit = self.real_dtype.type(self._unit)
+            self._tiled = TileSweeps(interpolation, grid, self.rows, unit)
         self._fine = None if oversampling is None else self.oversampled(grid.box)
         self._card = None if self.backend == "cpu" else self._sweeps_on_card(backend == "auto")
-        self._pairs = (self._fine is None and self._kernels.pairs) or self._card is not None
+        self._pairs = self._card is not None or (self._tiled is not None and self._tiled.pairs)
 
     def oversampled_memory(self) -> int:
         """Return the bytes of the two oversampled volumes of a gradient: read, and added to."""
@@ -471,42 +415,12 @@ class SliceOperator:
         if self._card is not None:
             return self._card.sweep(name, source, target, tables, steps, images, scale, damping)
         copies = self.parts(tables, steps, images)
-        lam = np.empty(0, self.real_dtype) if damping is None else damping.reshape(-1)
-        adding = target is not self._none
-        tiles, neighbours = self._adding if adding else self._reading
-        total = np.zeros(4)
         if self._fine is not None:
             sources, targets = (() if kind is self._none else kind for kind in (source, target))
             return sweep_half_grids(
                 self._fine, self.grid, name, sources, targets, copies, self.rows, scale, damping
             )
-        fresh = True
-        for part, members, views in copies:
-            chunk = max(1, len(members)) if adding else CHUNK
-            units = len(tiles) * max(1, -(-len(members) // chunk))
-            sums = np.zeros((units + self.grid.shape[0], 4))
-            getattr(self._kernels, name)(
-                source,
-                target,
-                part,
-                members,
-                views,
-                self.rows,
-                tiles,
-                neighbours,
-                self._widths,
-                self.grid.box,
-                self._unit,
-                thread_count(),
-                self.real_dtype.type(scale),
-                lam,
-                fresh,
-                chunk,
-                sums,
-            )
-            total += sums.sum(axis=0)
-            fresh = False
-        return tuple(total.tolist())
+        return self._tiled.sweep(name, source, target, copies, scale, damping)
 
     def _sweeps_on_card(self, optional: bool) -> CudaSweeps | None:
         """Return the sweeps on the card; None, and a note, if "auto" finds too little memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastcryo.errors import InputError
-from fastcryo.operators import check_window
+from fastcryo.interpolation import check_window
 from fastcryo.storage import STORAGES
 from fastcryo.symmetry import symmetry_matrices
 

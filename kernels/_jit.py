@@ -50,8 +50,21 @@ def _cached(function, **options):
     if not numba.config.DISABLE_JIT:
         with contextlib.suppress(RuntimeError):
             compiled.enable_caching()
-            compiled._cache._cache_file._source_stamp = SOURCES
+            file = compiled._cache._cache_file
+            file._source_stamp = SOURCES
+            file.save = _forgiving(file.save)
     return compiled
+
+
+def _forgiving(save):
+    """Let a cache that cannot be written, on a full disk, cost the next process time only."""
+
+    @functools.wraps(save)
+    def try_to_save(*arguments):
+        with contextlib.suppress(OSError):
+            save(*arguments)
+
+    return try_to_save
 
 
 def serial(function):

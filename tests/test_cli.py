@@ -365,7 +365,7 @@ def test_a_full_disk_removes_the_half_written_file(data, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "fastcryo", "reconstruct", str(data / "particles.star")]
     done = subprocess.run(
-        [*command, "--out", str(out)],
+        [*command, "--out", str(out), "--backend", "cpu"],
         capture_output=True,
         text=True,
         check=False,

@@ -115,7 +115,7 @@ def test_a_read_only_installation_compiles_into_the_users_cache_or_into_memory(
 def test_compiled_kernels_are_found_again_by_another_process():
     """The keys of kernels that a factory makes depend on all that they use."""
     code = (
-        "from fastcryo.operators import KERNELS\n"
+        "from fastcryo.tile_sweeps import KERNELS\n"
         "from numba.core.registry import cpu_target\n"
         "codegen = cpu_target.target_context.codegen()\n"
         "for kernels in KERNELS.values():\n"

@@ -127,6 +127,7 @@ class TableOfParticles:
         self.ctf = CTF(**data.ctf)
         self.shifts = data.shifts
         self.rotations = data.rotations
+        self.optics = ()
         self.stack = data.images
 
     def __len__(self):

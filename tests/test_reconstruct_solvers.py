@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
-from fastcryo import assembled, finish, free_memory, postprocess_files, solve_map
+from fastcryo import assembled, finish, postprocess_files, solve_map
 from fastcryo.assembled import assemble_all, operator_memory
 from fastcryo.cli import main, reconstruct_settings
 from fastcryo.io.mrc import read_map
@@ -79,7 +79,7 @@ def test_operators_that_do_not_fit_are_done_without_and_it_is_said(
 ):
     inside = run(star, tmp_path / "inside", f"--solver {solver} --epochs 3")
     assert "note:" not in capsys.readouterr().out
-    monkeypatch.setattr(free_memory, "available_memory", lambda: 1000)
+    monkeypatch.setattr(assembled, "free_memory", lambda communicator: 1000)
     without = run(star, tmp_path / "without", f"--solver {solver} --epochs 3")
     assert "do not fit" in capsys.readouterr().out
     (note,) = record(tmp_path / "without")["notes"]

@@ -106,7 +106,7 @@ def test_time_left_is_that_of_all_jobs(monkeypatch):
 
 def command(star, out, *options):
     words = [sys.executable, "-m", "fastcryo", "reconstruct", str(star), "--out", str(out)]
-    return [*words, *options]
+    return [*words, "--backend", "cpu", *options]
 
 
 def run(star, out, *options, **keywords):

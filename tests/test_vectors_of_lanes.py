@@ -26,7 +26,7 @@ def case(dtype):
     rng = np.random.default_rng(0)
     grid = FourierGrid(BOX)
     vectors, plain = (SliceOperator(grid, dtype=dtype) for _ in range(2))
-    plain._kernels = PLAIN
+    plain._tiled.kernels = PLAIN
     rotations = np.concatenate([naive.random_rotations(5, rng), naive.special_rotations()])
     weights = rng.random((len(rotations), vectors.samples)).astype(dtype)
     data = rng.normal(size=(2, len(rotations), vectors.samples)).astype(dtype)
