@@ -344,6 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = build_parser().parse_args(argv)
             arguments.command_line = shlex.join(["fastcryo", *argv])
             communicator = arguments.communicator = launched()
+            communicator.watch()
             _run(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

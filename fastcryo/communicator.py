@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcryo import rank_watch
 from fastcryo.errors import InputError
 
 Result = TypeVar("Result")
@@ -62,6 +64,9 @@ class Communicator:
         """Return a line for every machine: its ranks and their processes. A call of all ranks."""
         return []
 
+    def watch(self) -> None:
+        """Have it said which rank of this machine was killed; one process needs no such help."""
+
     def abort(self, status: int) -> None:
         """End the processes of all ranks with an exit status; one process goes on."""
 
@@ -105,6 +110,7 @@ class Ranks(Communicator):
     def __init__(self, comm: Any):
         self._comm = comm
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self._notice: Path | None = None
 
     def sum(self, array: NDArray) -> NDArray:
         """Sum a contiguous array over ranks, in place; returns it, the same bits on all ranks."""
@@ -136,8 +142,24 @@ class Ranks(Communicator):
             lines.append(f"ranks on {host} (process): {', '.join(ranks)}")
         return lines
 
+    def watch(self) -> None:
+        """Have it said which rank of this machine was killed. A call of all ranks."""
+        from mpi4py import MPI
+
+        if not rank_watch.POSSIBLE:
+            return
+        node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        processes = dict(node.allgather((self.rank, os.getpid())))
+        mine = node.Get_rank() == 0
+        notice = node.bcast(rank_watch.start(processes, self.size) if mine else None)
+        node.Free()
+        rank_watch.give_notice_at_exit(notice)
+        self._notice = notice
+
     def abort(self, status: int) -> None:
         """End the processes of all ranks with an exit status."""
+        if self._notice is not None:
+            rank_watch.give_notice(self._notice)
         self._comm.Abort(status)
 
     def _reduce(self, array: NDArray, operation: str) -> NDArray:
