@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastcryo.communicator import ALONE, Communicator
 from fastcryo.ctf import CTF
@@ -117,6 +117,36 @@ def reach_of(setup: ImageSet, grid: FourierGrid) -> float | None:
     if setup.imaging is None or setup.imaging.stretch == 1:
         return None
     return grid.radius / setup.imaging.stretch * (1 - 1e-12)
+
+
+def operator_for(
+    setup: ImageSet,
+    box: int | None,
+    radius: int | None,
+    resolution: float | None,
+    interpolation: str,
+    oversampling: float | None,
+    width: int | None,
+    compat: str | None,
+    dtype: DTypeLike,
+    backend: str,
+) -> SliceOperator:
+    """Return the operator of a problem; arguments as in `KnownPoseProblem.from_arrays`."""
+    grid = FourierGrid(
+        setup.side if box is None else box, radius_of(setup, box, radius, resolution)
+    )
+    reach = reach_of(setup, grid)
+    return SliceOperator(grid, interpolation, backend, dtype, reach, oversampling, width, compat)
+
+
+def square_images(images: ArrayLike, count: int) -> NDArray:
+    """Return images as an array (n, N, N), checked."""
+    images = np.asarray(images)
+    if images.ndim != 3 or images.shape[1] != images.shape[2] or np.iscomplexobj(images):
+        raise InputError(f"images: real values of shape (n, N, N) needed, got {images.shape}")
+    if len(images) != count:
+        raise InputError(f"images: {len(images)} given, but {count} rotations")
+    return images
 
 
 def by_shell(name: str, values: ArrayLike, radius: int) -> NDArray[np.float64]:

@@ -21,11 +21,11 @@ from fastcryo.optics import imaging_of
 from fastcryo.preparation import (
     ImageSet,
     damping_of,
+    operator_for,
     prepare_data,
-    radius_of,
-    reach_of,
     source_of_array,
     source_of_particles,
+    square_images,
 )
 from fastcryo.prepared import Store
 from fastcryo.rows import StoredRows
@@ -177,27 +177,16 @@ class KnownPoseProblem:
         InputError
             Input that cannot be used; the message names the argument.
         """
-        count = len(rotations)
-        if images is None:
-            if N is None:
-                raise InputError("images: without images the box is needed, give N=")
-            side = int(N)
-        else:
-            images = np.asarray(images)
-            if images.ndim != 3 or images.shape[1] != images.shape[2] or np.iscomplexobj(images):
-                raise InputError(
-                    f"images: real values of shape (n, N, N) needed, got {images.shape}"
-                )
-            if len(images) != count:
-                raise InputError(f"images: {len(images)} given, but {count} rotations")
-            side = images.shape[1]
+        if images is not None:
+            images = square_images(images, len(rotations))
+        elif N is None:
+            raise InputError("images: without images the box is needed, give N=")
+        side = int(N) if images is None else images.shape[1]
         setup = ImageSet(
             side, pixel_size, ctf, shifts, rotations, symmetry, noise_group=noise_group
         )
-        grid = FourierGrid(side if box is None else box, radius_of(setup, box, radius, resolution))
-        operator = SliceOperator(
-            grid, interpolation, backend, dtype, None, oversampling, width, compat
-        )
+        window = interpolation, oversampling, width, compat
+        operator = operator_for(setup, box, radius, resolution, *window, dtype, backend)
         source = None if images is None else source_of_array(images, operator.real_dtype)
         return cls(
             **prepare_data(
@@ -274,20 +263,8 @@ class KnownPoseProblem:
             imaging_of(particles),
             noise_group,
         )
-        grid = FourierGrid(
-            particles.box if box is None else box, radius_of(setup, box, radius, resolution)
-        )
-        operator = SliceOperator(
-            grid,
-            interpolation,
-            backend,
-            dtype,
-            reach_of(setup, grid),
-            oversampling,
-            width,
-            compat,
-        )
-
+        window = interpolation, oversampling, width, compat
+        operator = operator_for(setup, box, radius, resolution, *window, dtype, backend)
         source = None
         if not metadata_only:
             source = source_of_particles(particles, operator.real_dtype, invert, progress)
@@ -321,7 +298,7 @@ class KnownPoseProblem:
         images, count = self._batch(batch)
         self._need_data()
         gradient, *sums = self.operator.normal(
-            volume, self.steps, images, self.weights, self.data, 1 / count, self._prior, out
+            volume, *self._tables(images), 1 / count, self._prior, out
         )
         return self._loss(*sums, images, count), self._sum(gradient)
 
@@ -340,15 +317,7 @@ class KnownPoseProblem:
         images, count = self._batch(batch)
         self._need_data()
         gradient, product, *sums = self.operator.normal_with_product(
-            volume,
-            direction,
-            self.steps,
-            images,
-            self.weights,
-            self.data,
-            1 / count,
-            self._prior,
-            out,
+            volume, direction, *self._tables(images), 1 / count, self._prior, out
         )
         return self._loss(*sums, images, count), self._sum(gradient), self._sum(product)
 
@@ -359,7 +328,7 @@ class KnownPoseProblem:
         images, count = self._batch(batch)
         self._need_data()
         square, mixed, product_square = self.operator.energies(
-            volume, direction, self.steps, images, self.weights, self.data
+            volume, direction, *self._tables(images)
         )
         loss = self._loss(square, mixed, 0.0, images, count) + 0.5 * self._damped_norm(volume)
         return loss, self._curvature(product_square, direction, count)
@@ -369,17 +338,15 @@ class KnownPoseProblem:
     ) -> NDArray:
         """Return the Hessian times a half grid; `out`, a half grid, takes it."""
         images, count = self._batch(batch)
-        none = np.empty((0, self.operator.samples), self.operator.dtype)
         product, *_ = self.operator.normal(
-            direction, self.steps, images, self.weights, none, 1 / count, self._prior, out
+            direction, *self._tables(images, False), 1 / count, self._prior, out
         )
         return self._sum(product)
 
     def curvature(self, direction: NDArray, batch: ArrayLike | None = None) -> float:
         """Return <d, H d> from one forward-only pass."""
         images, count = self._batch(batch)
-        none = np.empty((0, self.operator.samples), self.operator.dtype)
-        square, _ = self.operator.energy(direction, self.steps, images, self.weights, none)
+        square, _ = self.operator.energy(direction, *self._tables(images, False))
         return self._curvature(square, direction, count)
 
     def right_hand_side(self) -> NDArray:
@@ -433,6 +400,11 @@ class KnownPoseProblem:
             return members
         rows = self.rows[members]
         return rows[rows >= 0]
+
+    def _tables(self, images: NDArray[np.int64], with_data: bool = True) -> tuple:
+        """Return what the operator takes of some images: steps, images, weights and data."""
+        none = np.empty((0, self.operator.samples), self.operator.dtype)
+        return self.steps, images, self.weights, self.data if with_data else none
 
     @property
     def _prior(self) -> NDArray | None:
