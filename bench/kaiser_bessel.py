@@ -12,7 +12,7 @@ import numpy as np
 
 import fastcryo as fc
 from fastcryo.kernels import layout
-from fastcryo.masks import mask_from_map
+from fastcryo.masks import mask_from_map, taper
 from fastcryo.rotations import random_rotations
 from fastcryo.threads import thread_count, use_threads
 
@@ -25,7 +25,10 @@ WINDOWS = {
     "KB 5, 1.5": {"interpolation": "kaiser_bessel", "width": 5},
     "KB 6, 2": {"interpolation": "kaiser_bessel", "width": 6, "oversampling": 2},
 }
-CG, SGD = "KB 5, 1.5, CG", "KB 5, 1.5, SGD"
+# What is compared: maps as they are, and with one soft mask on all of them, which Kaiser-Bessel has
+# inside as well. Kaiser-Bessel maps are tapered by sinc^2, as trilinear ones are, but "KB open".
+OPEN = ("trilinear", "padded, Wiener", "KB open", "KB", "KB, SGD")
+MASKED = ("trilinear", "padded, Wiener", "KB", "KB in mask", "KB in mask, SGD")
 
 
 def points(operator, rotations, dtype):
@@ -98,58 +101,73 @@ def shown_by(operator):
     return operator.to_map(grid.from_real(np.ones((grid.box,) * 3)))
 
 
-def problem_of(data, window, strength):
+def problem_of(data, window, strength, mask=None):
     """Return the problem of a data set with the Wiener prior of the true spectrum.
 
     `strength` is sigma of the noise of a pixel that the prior presumes.
     """
     grid = fc.FourierGrid(data.box)
     power = grid.shell_means(np.abs(grid.from_real(data.truth)) ** 2)
-    noise = strength * data.box
     return fc.KnownPoseProblem.from_arrays(
         data.images,
         data.rotations,
         data.pixel_size,
         data.ctf,
         data.shifts,
-        noise_std=noise,
+        noise_std=strength * data.box,
         regularization=1 / (len(data) * power),
+        backend="cpu",
         **WINDOWS[window],
+        **({} if mask is None else {"mask": mask}),
     )
 
 
-def maps_of(data, strength):
-    """Return maps by window and solver, and the seconds that each took."""
-    found = {}
+def solved(problem, solver):
+    """Return the map of a problem."""
+    operator = problem.normal_operator()
+    if solver == "cg":
+        found = fc.conjugate_gradient(problem, tolerance=1e-5, operator=operator).volume
+    elif solver == "sgd":
+        found = fc.sgd(
+            problem,
+            epochs=10,
+            batch_size=len(problem) // 10,
+            preconditioner="gridding",
+            step=1.0,
+            variance_reduction="svrg",
+            operator=operator,
+        ).volume
+    else:
+        found = fc.wiener(problem)
+    return problem.to_map(found)
 
-    def keep(name, window, solve):
+
+def curves_of(data, strength):
+    """Return FSC to the truth by kind of comparison and by method, and seconds by method.
+
+    The mask is made from what the padded quotient shows, without a look at the truth.
+    """
+    maps, seconds = {}, {}
+
+    def keep(name, window, solver, mask=None):
         began = time.perf_counter()
-        problem = problem_of(data, window, strength)
-        found[name] = problem.to_map(solve(problem)), time.perf_counter() - began
+        maps[name] = solved(problem_of(data, window, strength, mask), solver)
+        seconds[name] = time.perf_counter() - began
 
-    keep("trilinear, CG", "trilinear", lambda p: fc.conjugate_gradient(p, tolerance=1e-5).volume)
-    keep("padded, Wiener", "relion", lambda p: fc.wiener(p))
-    keep(
-        CG,
-        "KB 5, 1.5",
-        lambda p: fc.conjugate_gradient(p, tolerance=1e-5, operator=p.normal_operator()).volume,
-    )
-    keep(
-        SGD,
-        "KB 5, 1.5",
-        lambda p: (
-            fc.sgd(
-                p,
-                epochs=10,
-                batch_size=len(data) // 10,
-                preconditioner="gridding",
-                step=1.0,
-                variance_reduction="svrg",
-                operator=p.normal_operator(),
-            ).volume
-        ),
-    )
-    return found
+    box, window = data.box, "KB 5, 1.5"
+    keep("trilinear", "trilinear", "cg")
+    keep("padded, Wiener", "relion", "wiener")
+    mask = mask_from_map(maps["padded, Wiener"], data.pixel_size)
+    keep("KB open", window, "cg")
+    keep("KB", window, "cg", taper(box))
+    keep("KB, SGD", window, "sgd", taper(box))
+    keep("KB in mask", window, "cg", mask * taper(box))
+    keep("KB in mask, SGD", window, "sgd", mask * taper(box))
+    found = {
+        kind: {name: fc.fsc(maps[name], data.truth, chosen) for name in names}
+        for kind, chosen, names in (("no mask", None, OPEN), ("one mask", mask, MASKED))
+    }
+    return found, seconds
 
 
 def print_shells(title, curves, shells, form):
@@ -161,42 +179,50 @@ def print_shells(title, curves, shells, form):
 
 
 def print_lead(curves, radius):
-    """Print how far Kaiser-Bessel is ahead beyond half Nyquist."""
-    beyond = slice(radius // 2 + 1, radius + 1)
-    for ours in (CG, SGD):
-        for other in ("trilinear, CG", "padded, Wiener"):
-            lead = curves[ours][beyond] - curves[other][beyond]
-            behind = [int(s) + radius // 2 + 1 for s in np.flatnonzero(lead <= 0)]
-            print(
-                f"{ours} against {other}, beyond half Nyquist: FSC higher by {lead.mean():.2g} on "
-                f"average, {lead.min():.2g} to {lead.max():.2g}; not ahead at shells {behind}"
-            )
+    """Print by how much Kaiser-Bessel is ahead beyond half Nyquist: mean and standard error."""
+    beyond = np.arange(radius // 2 + 1, radius + 1)
+    ours = [name for name in curves if name.startswith("KB") and name != "KB open"]
+    pairs = [(one, other) for one in ours for other in ("trilinear", "padded, Wiener")]
+    leads = {pair: (curves[pair[0]] - curves[pair[1]])[:, beyond] for pair in pairs}
+    print("\n| lead in FSC at shell | " + " | ".join(f"{a} over {b}" for a, b in pairs) + " |")
+    print("|---" * (len(pairs) + 1) + "|")
+    for place, shell in enumerate(beyond):
+        cells = []
+        for lead in leads.values():
+            error = lead[:, place].std(ddof=1) / np.sqrt(len(lead))
+            cells.append(f"{lead[:, place].mean():.1e} ± {error:.0e}")
+        print(f"| {shell} | " + " | ".join(cells) + " |")
+    for (one, other), lead in leads.items():
+        behind = beyond[lead.mean(axis=0) <= 0].tolist()
+        print(f"{one} over {other}: {lead.mean():.2g} on average; behind at shells {behind}")
 
 
-def maps(quick, figure):
-    """Errors of slices and FSC to the truth by shell."""
+def maps(quick, figure, seeds):
+    """Errors of slices and FSC to the truth by shell, mean of several data sets."""
     box, count = (32, 500) if quick else (40, 1500)
-    settings = {"box": box, "pixel_size": 2.0, "count": count, "ctf": True, "seed": 1, "snr": None}
-    clean = fc.simulate_arrays(**settings)
+    settings = {"box": box, "pixel_size": 2.0, "count": count, "ctf": True}
     radius = fc.FourierGrid(box).radius
     shells = [*range(2, radius, max(1, radius // 10)), radius]
-    errors = slice_errors(clean)
+    errors = slice_errors(fc.simulate_arrays(**settings, seed=1, snr=None))
     print_shells("Relative error of slices of the true map", errors, shells, ".1e")
     panels = {"slices of the true map": errors}
     for label, snr in (("noise-free", None), ("SNR 0.1", 0.1)):
-        data = clean if snr is None else fc.simulate_arrays(**settings | {"snr": snr})
-        strength = 1.0 if snr else 1e-3 * float(data.images[:100].std())
-        found = maps_of(data, strength)
-        for kind, mask in (
-            ("unmasked", None),
-            ("masked", mask_from_map(data.truth, data.pixel_size)),
-        ):
-            curves = {name: fc.fsc(shown, data.truth, mask) for name, (shown, _) in found.items()}
-            panel = {name: np.maximum(1 - curve, 1e-8) for name, curve in curves.items()}
-            print_shells(f"1 - FSC to the truth, {label}, {kind}", panel, shells, ".2e")
-            print_lead(curves, radius)
-        panels[f"{label}, masked"] = panel
-        print({name: f"{seconds:.1f} s" for name, (_, seconds) in found.items()}, flush=True)
+        found = []
+        for seed in range(1, seeds + 1):
+            data = fc.simulate_arrays(**settings, seed=seed, snr=snr)
+            strength = 1.0 if snr else 1e-3 * float(data.images[:100].std())
+            curves, seconds = curves_of(data, strength)
+            found.append(curves)
+        for kind in found[0]:
+            gathered = {
+                name: np.stack([one[kind][name] for one in found]) for name in found[0][kind]
+            }
+            panel = {n: np.maximum(1 - c.mean(axis=0), 1e-8) for n, c in gathered.items()}
+            title = f"1 - FSC to the truth, {label}, {kind}, mean of {seeds} data sets"
+            print_shells(title, panel, shells, ".2e")
+            print_lead(gathered, radius)
+            panels[f"{label}, {kind}"] = panel
+        print({name: f"{time:.1f} s" for name, time in seconds.items()}, flush=True)
     if figure:
         draw(panels, figure, radius)
 
@@ -208,16 +234,16 @@ def draw(panels, figure, radius):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    _, axes = plt.subplots(1, len(panels), figsize=(22, 4.4), layout="constrained")
     for axis, (title, curves) in zip(axes, panels.items(), strict=True):
         for name, curve in curves.items():
             axis.semilogy(np.arange(1, radius + 1), curve[1 : radius + 1], label=name)
         axis.set(title=title, xlabel="shell, cycles per box")
         axis.legend(fontsize=8)
     axes[0].set_ylabel("relative error")
-    axes[1].set_ylabel("1 - FSC to the truth")
-    axes[2].set_ylabel("1 - FSC to the truth")
-    plt.savefig(figure, dpi=110)
+    for axis in axes[1:]:
+        axis.set_ylabel("1 - FSC to the truth")
+    plt.savefig(figure, dpi=100)
     plt.close()
 
 
@@ -297,13 +323,14 @@ def main():
     parser.add_argument("part", choices=("accuracy", "maps", "speed"))
     parser.add_argument("--quick", action="store_true", help="small boxes")
     parser.add_argument("--figure", help="PNG of the maps' curves")
+    parser.add_argument("--seeds", type=int, default=8, help="data sets of the maps")
     parser.add_argument("--threads", type=int)
     chosen = parser.parse_args()
     with use_threads(chosen.threads):
         if chosen.part == "accuracy":
             accuracy(chosen.quick)
         elif chosen.part == "maps":
-            maps(chosen.quick, chosen.figure)
+            maps(chosen.quick, chosen.figure, chosen.seeds)
         else:
             speed(chosen.quick)
 

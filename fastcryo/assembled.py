@@ -11,7 +11,6 @@ from fastcryo.free_memory import free_memory
 from fastcryo.normal import PADDED, NormalOperator, memory
 from fastcryo.operators import SliceOperator
 from fastcryo.problem import KnownPoseProblem
-from fastcryo.toeplitz import Toeplitz
 
 NAMES = ("half1", "half2", "full")
 
@@ -89,7 +88,7 @@ def merge(
     if first.convolution is not None:
         one, other = first.convolution, second.convolution
         spectrum, diagonal = mean(one.spectrum, other.spectrum), mean(one.diagonal, other.diagonal)
-        convolution = Toeplitz(one.grid, spectrum, diagonal)
+        convolution = replace(one, spectrum=spectrum, diagonal=diagonal)
     return replace(
         first,
         problem=problem,

@@ -67,6 +67,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
             arguments.out,
             settings,
             mask=arguments.mask,
+            solvent_mask=arguments.solvent_mask,
             prepared=arguments.prepared,
             resume=arguments.resume,
             overwrite=arguments.overwrite,

@@ -40,6 +40,8 @@ class Run:
     prepared : path or None
     began : float
         By `time.perf_counter`.
+    tight : bool
+        Whether the mask of the solution is more than the taper, so that half-maps share an edge.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Run:
     command: str
     prepared: str | os.PathLike | None
     began: float
+    tight: bool = False
 
 
 def finish(
@@ -65,7 +68,7 @@ def finish(
     shown = maps.get("full", next(iter(maps.values())))
     after = None
     if not settings.subset:
-        after = _after(run, maps, pixel_size, solutions["full"], radius)
+        after = _after(run, problem, maps, solutions)
         named = [map_name("half1"), map_name("half2")]
         write_postprocessed(run.folder, "run", after, pixel_size, named, run.command)
     warnings = particle_findings(run.particles, radius, settings.symmetry)
@@ -96,16 +99,27 @@ def finish(
 
 
 def _after(
-    run: Run, maps: dict[str, NDArray], pixel_size: float, solution: Solution, radius: int
+    run: Run,
+    problem: KnownPoseProblem,
+    maps: dict[str, NDArray],
+    solutions: dict[str, Solution],
 ) -> Postprocessed:
-    from_map = isinstance(run.mask, str)
+    pixel_size, mask = problem.grid_pixel_size, run.mask
+    if isinstance(mask, str):
+        mask = mask_from_map(maps["full"], pixel_size)
+    halves = [maps["half1"], maps["half2"]]
+    if run.tight:
+        # The maps are V times the mask. Correlated as they are, they would owe part of it to the
+        # edge that they share, and nothing would show how much.
+        halves = [problem.grid.to_real(solutions[name].volume) for name in ("half1", "half2")]
+        inside = problem.operator.mask
+        mask = inside if mask is None else mask * inside
     return postprocess(
-        maps["half1"],
-        maps["half2"],
+        *halves,
         maps["full"],
         pixel_size,
-        mask_from_map(maps["full"], pixel_size) if from_map else run.mask,
-        kept=solution.kept,
-        radius=radius,
+        mask,
+        kept=solutions["full"].kept,
+        radius=problem.grid.radius,
         seed=run.settings.seed,
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
+from numpy.typing import ArrayLike, DTypeLike
+
 from fastcryo.errors import InputError
 
 INTERPOLATIONS = ("nearest", "trilinear", "kaiser_bessel")
@@ -9,8 +13,24 @@ WINDOW_ORDER = {"nearest": 1, "trilinear": 2}
 WIDTHS = (4, 5, 6)
 
 
+class SlicingOptions(TypedDict, total=False):
+    """How slices are made: arguments of `fastcryo.operators.SliceOperator`."""
+
+    interpolation: str
+    backend: str
+    dtype: DTypeLike
+    oversampling: float | None
+    width: int | None
+    compat: str | None
+    mask: ArrayLike | None
+
+
 def check_window(
-    interpolation: str, oversampling: float | None, width: int | None, compat: str | None
+    interpolation: str,
+    oversampling: float | None,
+    width: int | None,
+    compat: str | None,
+    masked: bool = False,
 ) -> tuple[float | None, int | None]:
     """Return oversampling and width with their defaults; None where the N^3 grid itself is read.
 
@@ -34,6 +54,11 @@ def check_window(
         raise InputError(f"compat: {compat!r} is unknown, choose relion or leave it out")
     if compat is not None and (kaiser_bessel or oversampling is None):
         raise InputError("compat: relion goes with trilinear and oversampling, say oversampling=2")
+    if masked and oversampling is None:
+        raise InputError(
+            f"mask: {interpolation} slices the Fourier grid itself, without a mask; "
+            "choose interpolation kaiser_bessel for a mask during the solution"
+        )
     if kaiser_bessel:
         return oversampling, 5 if width is None else int(width)
     return oversampling, None if oversampling is None else 2

@@ -200,6 +200,44 @@ def mask_for(
         raise InputError(f"{wanted}: {error}") from error
 
 
+def taper(box: int) -> NDArray[np.float32]:
+    """Return sinc^2(x / N) along each axis, what trilinear windows multiply maps by.
+
+    1 in the middle and 0.4 at the faces: density is expected in the middle of the box.
+    """
+    along = np.sinc((np.arange(box) - box // 2) / box) ** 2
+    return (along[:, None, None] * along[:, None] * along).astype(np.float32)
+
+
+def solvent_mask_for(
+    wanted: str | os.PathLike | ArrayLike | None, box: int, pixel_size: float
+) -> tuple[NDArray[np.float32] | None, bool]:
+    """Return the mask of a solution, and whether it is more than the taper.
+
+    Parameters
+    ----------
+    wanted : str, path, array_like or None
+        "taper"; "none" or None: no mask; else a mask as `mask_for` takes it, times the taper.
+    box, pixel_size
+        See `mask_for`.
+    """
+    if wanted is None or (isinstance(wanted, str) and wanted == "none"):
+        return None, False
+    if isinstance(wanted, str) and wanted == "taper":
+        return taper(box), False
+    if isinstance(wanted, str) and wanted == AUTO:
+        raise InputError(
+            "solvent mask: auto needs a map, which is not there yet; reconstruct with --mask auto "
+            "first and give its run_mask.mrc"
+        )
+    try:
+        return mask_for(wanted, box, pixel_size) * taper(box), True
+    except InputError as error:
+        raise InputError(
+            f"solvent {error}" if str(error).startswith("mask") else str(error)
+        ) from error
+
+
 def refuse_other_grid(
     name: str | os.PathLike, box: int, pixel_size: float, expected: int, expected_size: float
 ) -> None:

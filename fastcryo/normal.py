@@ -248,12 +248,13 @@ class NormalOperator:
     def gridding_weight(self) -> NDArray:
         """Return rho = H 1, the sums of the rows of H, a real half grid; H <= diag rho.
 
-        Oversampled windows: diag H, see `SliceOperator.diagonal`.
+        Oversampled windows: see `SliceOperator.diagonal`.
         """
         if not self.assembled:
             return self.problem.gridding_weight()
         if self.convolution is not None:
-            return self.diagonal()
+            found, operator = self.convolution.diagonal, self.problem.operator
+            return found / found.dtype.type(operator.mask_power) + self.problem.damping
         return self.matvec(np.ones(self.grid.shape, self.problem.operator.dtype)).real.copy()
 
     def as_linear_operator(self, coordinates: RealCoordinates | None = None) -> LinearOperator:

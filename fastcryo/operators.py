@@ -12,6 +12,7 @@ from fastcryo import toeplitz
 from fastcryo.arrays import on_host
 from fastcryo.backends import choose_backend, say_once
 from fastcryo.errors import InputError
+from fastcryo.fsc import checked_mask
 from fastcryo.grid import FourierGrid
 from fastcryo.interpolation import INTERPOLATIONS, WIDTHS, WINDOW_ORDER, check_window, host_only
 from fastcryo.kernels import layout
@@ -57,11 +58,15 @@ class SliceOperator:
     compat : {None, "relion"}
         "relion": the map is divided by sinc^2(|x| / M), as RELION does, instead of sinc^2 along
         each axis; for "trilinear" with oversampling.
+    mask : array_like, shape (N, N, N), optional
+        m, values 0 to 1 in real space, for windows with oversampling: slices are those of the map
+        times m, P M with M = F diag(m) F^-1, which is its own transpose. The map that a solution V
+        shows is M V (`to_map`); where m = 0, V is what the prior makes of it.
 
     Raises
     ------
     InputError
-        An unknown name, or CUDA that does not work.
+        An unknown name, options that do not go together, or CUDA that does not work.
     """
 
     def __init__(
@@ -74,13 +79,16 @@ class SliceOperator:
         oversampling: float | None = None,
         width: int | None = None,
         compat: str | None = None,
+        mask: ArrayLike | None = None,
     ):
         if interpolation not in INTERPOLATIONS:
             raise InputError(
                 f"interpolation: {interpolation!r} is unknown, "
                 f"choose from {', '.join(INTERPOLATIONS)}"
             )
-        oversampling, width = check_window(interpolation, oversampling, width, compat)
+        oversampling, width = check_window(
+            interpolation, oversampling, width, compat, mask is not None
+        )
         if oversampling is not None:
             backend = host_only(backend)
         precision = np.dtype(dtype).name
@@ -93,6 +101,9 @@ class SliceOperator:
         self.dtype = np.dtype(PRECISIONS[precision][0])
         self._unit = PRECISIONS[precision][1]
         self.oversampling, self.width, self.compat = oversampling, width, compat
+        self.mask = mask
+        if mask is not None:
+            self.mask = checked_mask(mask, (grid.box,) * 3).astype(self.real_dtype, copy=False)
         self.reach = reach
         self.rows = layout.disc_rows(grid.radius, reach)
         self.samples = int(self.rows[-1, 0] + self.rows[-1, 2])
@@ -106,6 +117,11 @@ class SliceOperator:
         self._card = None if self.backend == "cpu" else self._sweeps_on_card(backend == "auto")
         self._pairs = self._card is not None or (self._tiled is not None and self._tiled.pairs)
 
+    @property
+    def mask_power(self) -> float:
+        """Mean of m^2: what the mask takes off diag H where H changes slowly; 1 without a mask."""
+        return 1.0 if self.mask is None else float(np.mean(self.mask.astype(np.float64) ** 2))
+
     def oversampled_memory(self) -> int:
         """Return the bytes of the two oversampled volumes of a gradient: read, and added to."""
         if self._fine is None:
@@ -115,7 +131,7 @@ class SliceOperator:
     def oversampled(self, side: int, exact: bool = False) -> Oversampling:
         """Return the way from a real box of any side to samples, with this operator's window.
 
-        `exact`: with a Kaiser-Bessel window in any case.
+        `exact`: with a Kaiser-Bessel window in any case, and without the mask.
         """
         kaiser_bessel = exact or self.interpolation == "kaiser_bessel"
         return Oversampling(
@@ -128,6 +144,7 @@ class SliceOperator:
             self.real_dtype,
             self._unit,
             None if kaiser_bessel else (self.compat or "separable"),
+            None if exact else self.mask,
         )
 
     def forward(self, volume: NDArray, rotations: ArrayLike, out: NDArray | None = None) -> NDArray:
@@ -219,13 +236,13 @@ class SliceOperator:
         the transform of the window: sinc (nearest) or sinc^2 (trilinear) of x / N along each axis.
         The V that fits the data is therefore the transform of the map divided by that product,
         which is undone here: separably, as the window is. Oversampled operators do it before they
-        interpolate, and V is the transform of the map itself.
+        interpolate, and V is the transform of the map itself, or of what the mask is to multiply.
         """
+        shown = self.grid.to_real(volume)
         if self._fine is not None:
-            return self.grid.to_real(volume)
+            return shown if self.mask is None else shown * self.mask
         x = (np.arange(self.grid.box) - self.grid.centre) / self.grid.box
         window = np.sinc(x) ** WINDOW_ORDER[self.interpolation]
-        shown = self.grid.to_real(volume)
         for axis in np.ix_(window, window, window):
             shown *= axis.astype(self.real_dtype)
         return shown
@@ -348,11 +365,13 @@ class SliceOperator:
 
         Oversampled operators: diag sum P^H c P of exact slices (`fastcryo.toeplitz`), for both.
         There w is the sinc of the distance, whose squares sum to one over the grid like the w of
-        other windows: w^2 serves as the gridding weight too, without H <= diag of it.
+        other windows: w^2 serves as the gridding weight too, without H <= diag of it. With a mask
+        the gridding weight is diag over `mask_power`, which is what H does where m = 1.
         """
         if self._fine is not None:
             spread = toeplitz.point_spread(self, steps, images, weights)
-            return toeplitz.toeplitz_diagonal(self.grid, spread)
+            found = toeplitz.toeplitz_diagonal(self.grid, spread, self.mask)
+            return found if squared else found / self.real_dtype.type(self.mask_power)
         out = np.empty(self.grid.shape, self.real_dtype)
         name = "diagonal" if squared else "gridding"
         self._sweep(name, self._none, (out.reshape(-1),), (weights,), steps, images)

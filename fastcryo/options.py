@@ -151,6 +151,14 @@ def _reconstruct(commands) -> None:
         default=None,
         help="relion: its radial correction, for trilinear with --oversampling 2",
     )
+    option(
+        solver,
+        "--solvent-mask",
+        default=None,
+        metavar="MRC|sphere[:R]|taper|none",
+        help="for kaiser_bessel: multiply the map by a mask during the solution; taper (default) "
+        "falls off towards the faces of the box as trilinear maps do, and is in the others too",
+    )
     _backend(solver)
     option(
         solver,

@@ -81,6 +81,8 @@ class Oversampling:
     correction : {None, "separable", "relion"}
         What the map is divided by: the discrete transform of the window along each axis; for the
         triangle sinc^2(x / M) along each axis or, as RELION does, sinc^2(|x| / M).
+    mask : ndarray, shape (side, side, side), or None
+        m: the map is multiplied by it first, so that P is P M.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Oversampling:
         real_dtype: np.dtype,
         unit: float,
         correction: str | None = None,
+        mask: NDArray | None = None,
     ):
         self.box, self.side, self.width = box, side, width
         self.real_dtype = np.dtype(real_dtype)
@@ -103,7 +106,7 @@ class Oversampling:
             fine = scipy.fft.next_fast_len(fine + 1)
         self.fine = fine
         self.unit = unit
-        self.form = correction
+        self.form, self.mask = correction, mask
         self.bound = wide.base_radius(radius, box, fine)
         self.shape = wide.extended_shape(self.bound, width)
         self.low = wide.lowest_tap(width)
@@ -128,14 +131,15 @@ class Oversampling:
 
     @cached_property
     def correction(self) -> tuple[NDArray, ...]:
-        """Factors of a real box, to be multiplied one after the other: 1 / D along z, y and x."""
+        """Factors of a real box, one after the other: m if given, 1 / D along z, y and x."""
+        masked = () if self.mask is None else (self.mask,)
         x = (np.arange(self.side) - self.side // 2) / self.fine
         if self.form == "relion":
             z, y, x = np.ix_(x, x, x)
             radial = np.sinc(np.sqrt(z**2 + y**2 + x**2)) ** 2
-            return ((1 / radial).astype(self.real_dtype),)
+            return (*masked, (1 / radial).astype(self.real_dtype))
         divisor = self.transform if self.form is None else np.sinc(x) ** 2
-        return np.ix_(*(3 * [(1 / divisor).astype(self.real_dtype)]))
+        return (*masked, *np.ix_(*(3 * [(1 / divisor).astype(self.real_dtype)])))
 
     @cached_property
     def read(self) -> NDArray:

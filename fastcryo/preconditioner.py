@@ -11,7 +11,7 @@ from fastcryo.arrays import empty_like, on_host, vectors_of
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.problem import KnownPoseProblem
-from fastcryo.toeplitz import dominating_diagonal, toeplitz
+from fastcryo.toeplitz import dominating_diagonal, filled, toeplitz
 
 PROBINGS = ("rademacher", "coloured")
 
@@ -189,6 +189,7 @@ def named_diagonal(problem: KnownPoseProblem, name: str | NDArray | None) -> NDA
     ----------
     name : {"exact", "gridding"}, None or ndarray
         "exact" is J = diag H, "gridding" is rho >= H; an array (real half grid) is checked.
+        Both are filled for oversampled windows, see `fastcryo.toeplitz.filled`.
 
     Raises
     ------
@@ -198,11 +199,12 @@ def named_diagonal(problem: KnownPoseProblem, name: str | NDArray | None) -> NDA
     if name is None:
         return None
     if isinstance(name, str):
-        if name == "exact":
-            return problem.hessian_diagonal()
-        if name == "gridding":
-            return problem.gridding_weight()
-        raise InputError(f"preconditioner: {name!r} is unknown, choose exact or gridding")
+        if name not in ("exact", "gridding"):
+            raise InputError(f"preconditioner: {name!r} is unknown, choose exact or gridding")
+        exact = name == "exact"
+        diagonal = problem.hessian_diagonal() if exact else problem.gridding_weight()
+        oversampled = problem.operator.oversampling is not None
+        return filled(problem.grid, diagonal) if oversampled else diagonal
     diagonal = np.asarray(name, dtype=problem.operator.real_dtype)
     problem.grid.check(diagonal)
     if not np.isfinite(diagonal).all() or (diagonal < 0).any():

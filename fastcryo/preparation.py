@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.communicator import ALONE, Communicator
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.free_memory import free_memory
 from fastcryo.grid import FourierGrid
+from fastcryo.interpolation import SlicingOptions
 from fastcryo.kernels import layout
 from fastcryo.operators import SliceOperator
 from fastcryo.packing import ImagingTables, Packer, Source, stream
@@ -124,19 +125,15 @@ def operator_for(
     box: int | None,
     radius: int | None,
     resolution: float | None,
-    interpolation: str,
-    oversampling: float | None,
-    width: int | None,
-    compat: str | None,
-    dtype: DTypeLike,
-    backend: str,
+    **slicing: Unpack[SlicingOptions],
 ) -> SliceOperator:
     """Return the operator of a problem; arguments as in `KnownPoseProblem.from_arrays`."""
+    slicing = {"backend": "auto"} | slicing
     grid = FourierGrid(
         setup.side if box is None else box, radius_of(setup, box, radius, resolution)
     )
     reach = reach_of(setup, grid)
-    return SliceOperator(grid, interpolation, backend, dtype, reach, oversampling, width, compat)
+    return SliceOperator(grid, reach=reach, **slicing)
 
 
 def square_images(images: ArrayLike, count: int) -> NDArray:

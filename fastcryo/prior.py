@@ -28,11 +28,14 @@ def regularizations(
     settings: Settings,
     report: Report,
     operators: Mapping[str, NormalOperator] | None = None,
+    tight: bool = False,
 ) -> dict[str, float | NDArray]:
     """Return lambda of both half-maps and of the full map.
 
     The Wiener prior is that of the Fourier coefficients V, whose noise is not spread evenly over
-    the box; so its FSC is that of the weakly regularised minimisers, before any window or mask.
+    the box; so its FSC is that of the weakly regularised minimisers, before any window or mask. For
+    those with a taper it is that of the maps; `tight`: the mask of the solution is more than that,
+    and would add to their FSC. With a mask lambda is in units of what H does where m = 1.
     `operators` are those of `fastcryo.assembled.assemble_all`, without lambda; without them
     products go through the images.
     """
@@ -62,7 +65,11 @@ def regularizations(
         )
         report(f"prior, half {number}", PRIOR_ITERATIONS, PRIOR_ITERATIONS, "")
         diagonals.append(diagonal)
+    if problem.operator.mask is not None and not tight:
+        weak = [grid.from_real(problem.operator.to_map(v)) for v in weak]
     fsc = smooth(shell_correlation(grid, *weak))
+    for diagonal in diagonals:
+        diagonal /= problem.operator.mask_power
     of_all = sum(len(h) / len(problem) * d for h, d in zip(halves, diagonals, strict=True))
     return {
         "half1": wiener_prior(grid, diagonals[0], fsc),
@@ -76,6 +83,8 @@ def shell_weights(
 ) -> NDArray[np.float64]:
     """Return least, mean and greatest J = diag H by shell, shape (3, R + 1).
 
+    With a mask of the solution: over the mean of its square, as if there were none.
+
     Parameters
     ----------
     problem : KnownPoseProblem
@@ -85,6 +94,7 @@ def shell_weights(
     """
     grid = problem.grid
     diagonal = problem.hessian_diagonal() if operator is None else operator.diagonal()
+    diagonal = diagonal / problem.operator.mask_power
     shells = grid.shells()
     inside = grid.ball()
     least, greatest = np.full(grid.radius + 1, np.inf), np.zeros(grid.radius + 1)

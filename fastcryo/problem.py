@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastcryo.arrays import fetch, vectors_of
 from fastcryo.communicator import ALONE, Communicator
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
+from fastcryo.interpolation import SlicingOptions
 from fastcryo.normal import NormalOperator, assemble
 from fastcryo.operators import SliceOperator
 from fastcryo.optics import imaging_of
@@ -129,13 +130,8 @@ class KnownPoseProblem:
         noise_group: ArrayLike | None = None,
         regularization: ArrayLike = 1e-8,
         symmetry: str = "C1",
-        interpolation: str = "trilinear",
-        oversampling: float | None = None,
-        width: int | None = None,
-        compat: str | None = None,
-        dtype: DTypeLike = "float32",
-        backend: str = "auto",
         communicator: Communicator = ALONE,
+        **slicing: Unpack[SlicingOptions],
     ) -> KnownPoseProblem:
         """Build the problem from arrays.
 
@@ -167,10 +163,10 @@ class KnownPoseProblem:
             lambda, one number or one per shell 0..R (the last serves beyond).
         symmetry : str
             Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
-        interpolation, oversampling, width, compat, dtype, backend
-            See `SliceOperator`.
         communicator : Communicator
             The ranks that share the images; all give the same arguments.
+        interpolation, oversampling, width, compat, mask, dtype, backend
+            See `SliceOperator`; backend "auto" unless given.
 
         Raises
         ------
@@ -185,8 +181,7 @@ class KnownPoseProblem:
         setup = ImageSet(
             side, pixel_size, ctf, shifts, rotations, symmetry, noise_group=noise_group
         )
-        window = interpolation, oversampling, width, compat
-        operator = operator_for(setup, box, radius, resolution, *window, dtype, backend)
+        operator = operator_for(setup, box, radius, resolution, **slicing)
         source = None if images is None else source_of_array(images, operator.real_dtype)
         return cls(
             **prepare_data(
@@ -206,12 +201,6 @@ class KnownPoseProblem:
         noise_group: ArrayLike | None = None,
         regularization: ArrayLike = 1e-8,
         symmetry: str = "C1",
-        interpolation: str = "trilinear",
-        oversampling: float | None = None,
-        width: int | None = None,
-        compat: str | None = None,
-        dtype: DTypeLike = "float32",
-        backend: str = "auto",
         invert: bool = False,
         metadata_only: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -219,6 +208,7 @@ class KnownPoseProblem:
         storage: str = "float32",
         overwrite: bool = False,
         communicator: Communicator = ALONE,
+        **slicing: Unpack[SlicingOptions],
     ) -> KnownPoseProblem:
         """Build the problem from particles, reading their images block by block.
 
@@ -263,8 +253,7 @@ class KnownPoseProblem:
             imaging_of(particles),
             noise_group,
         )
-        window = interpolation, oversampling, width, compat
-        operator = operator_for(setup, box, radius, resolution, *window, dtype, backend)
+        operator = operator_for(setup, box, radius, resolution, **slicing)
         source = None
         if not metadata_only:
             source = source_of_particles(particles, operator.real_dtype, invert, progress)

@@ -17,7 +17,7 @@ from fastcryo.errors import InputError
 from fastcryo.finish import Run, finish
 from fastcryo.forecast import plan_run
 from fastcryo.free_memory import free_memory
-from fastcryo.masks import AUTO, mask_for
+from fastcryo.masks import AUTO, mask_for, solvent_mask_for
 from fastcryo.noise import estimate_noise_by_group
 from fastcryo.particles import Particles
 from fastcryo.prepared import read_header
@@ -36,6 +36,7 @@ def reconstruct(
     settings: Settings | None = None,
     *,
     mask: str | os.PathLike | NDArray | None = None,
+    solvent_mask: str | os.PathLike | NDArray | None = None,
     prepared: str | os.PathLike | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -59,6 +60,11 @@ def reconstruct(
     mask : str, path or ndarray, optional
         For the FSC: "auto" (from the map), "sphere" or "sphere:RADIUS" in angstrom, a file, or
         values 0 to 1 in the box of the maps.
+    solvent_mask : str, path or ndarray, optional
+        For the solution, with kaiser_bessel: "taper" (default), "none", or "sphere", a file or
+        values as above, times the taper (`fastcryo.masks.solvent_mask_for`). The maps are those of
+        the model, times the mask. With more than the taper the FSC is that of V, and in the mask
+        corrected for it as for masks that come afterwards.
     prepared : path, optional
         Folder that keeps the prepared images on disk, for this run and later ones; see
         `fastcryo.problem.KnownPoseProblem.from_particles`.
@@ -104,10 +110,19 @@ def reconstruct(
                 f"{particles.source}: half-set {number} is empty, at least two particles with "
                 "different rlnRandomSubset are needed"
             )
+    box = settings.box or particles.box
+    size = particles.pixel_size * particles.box / box
+    if solvent_mask is None and settings.interpolation == "kaiser_bessel":
+        solvent_mask = "taper"
+    solvent, tight = solvent_mask_for(solvent_mask, box, size)
+    if solvent is not None and settings.interpolation != "kaiser_bessel":
+        raise InputError(
+            f"solvent mask: {settings.interpolation} slices have none, add "
+            "--interpolation kaiser_bessel, or leave it out"
+        )
     out = communicator.once(lambda: open_folder(folder, resume, overwrite))
     if not (isinstance(mask, str) and mask == AUTO):
-        box = settings.box or particles.box
-        mask = mask_for(mask, box, particles.pixel_size * particles.box / box)
+        mask = mask_for(mask, box, size)
     free = free_memory(communicator)
     plan = communicator.once(
         lambda: plan_run(particles, settings, prepared, out, free, communicator.size)
@@ -117,9 +132,15 @@ def reconstruct(
     logs = logged(out, report, heading, resume) if first else contextlib.nullcontext(silent)
     with logs as tell:
         problem, noise = prepare(
-            particles, settings, tell, plan.folder, overwrite or plan.automatic, communicator
+            particles,
+            settings,
+            tell,
+            plan.folder,
+            overwrite or plan.automatic,
+            communicator,
+            solvent,
         )
-        run = Run(out, particles, settings, mask, noise, command, plan.folder, began)
+        run = Run(out, particles, settings, mask, noise, command, plan.folder, began, tight)
         result = solve_and_finish(run, problem, half_sets, tell, resume)
     if plan.automatic and first:
         shutil.rmtree(plan.folder)
@@ -135,13 +156,13 @@ def solve_and_finish(
 ) -> Reconstruction | None:
     """Solve the half-maps and the map of all images; rank 0 writes all files of the run."""
     settings, folder = run.settings, run.folder
-    identity = fingerprint(run.particles, settings)
+    identity = fingerprint(run.particles, settings, problem.operator.mask)
     halves = [problem.select(members) for members in half_sets]
     operators, notes = {}, []
     if settings.assembles:
         operators, note = assemble_all(problem, halves, report)
         notes += [note] if note else []
-    priors = regularizations(problem, halves, settings, report, operators)
+    priors = regularizations(problem, halves, settings, report, operators, run.tight)
     notes += gaps(problem, settings)
     jobs = {"half1": halves[0], "half2": halves[1], "full": problem}
     if settings.subset:
@@ -184,8 +205,11 @@ def prepare(
     prepared: str | os.PathLike | None = None,
     overwrite: bool = False,
     communicator: Communicator = ALONE,
+    mask: NDArray | None = None,
 ) -> tuple[KnownPoseProblem, NDArray | None]:
     """Estimate the noise, read all images and pack what the objective needs.
+
+    `mask` is that of the solution.
 
     Returns
     -------
@@ -216,6 +240,7 @@ def prepare(
         oversampling=settings.oversampling,
         width=settings.width,
         compat=settings.compat,
+        mask=mask,
         invert=settings.invert,
         progress=lambda done, total: report("reading images", done, total, ""),
         store=prepared,

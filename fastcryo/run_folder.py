@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastcryo._version import __version__
 from fastcryo.errors import InputError
@@ -46,13 +47,15 @@ def open_folder(folder: str | os.PathLike, resume: bool, overwrite: bool) -> Pat
     return folder
 
 
-def fingerprint(particles: Particles, settings: Settings) -> str:
-    """Return a hash of all that a result depends on."""
+def fingerprint(particles: Particles, settings: Settings, mask: NDArray | None = None) -> str:
+    """Return a hash of all that a result depends on; the mask is that of the solution."""
     digest = hashlib.sha256(f"{__version__} {settings} {particles.stacks}".encode())
     arrays = [particles.rotations, particles.shifts, particles.half]
     arrays += [particles.stack, particles.slice, np.array([particles.pixel_size, particles.box])]
     if particles.ctf is not None:
         arrays.append(particles.ctf.coefficients())
+    if mask is not None:
+        arrays.append(mask)
     imaging = imaging_of(particles)
     if imaging is not None:
         arrays += imaging.arrays()

@@ -11,6 +11,7 @@ from fastcryo.arrays import add_to, copy_of, difference, fetch
 from fastcryo.normal import NormalOperator
 from fastcryo.operators import SliceOperator
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.rotations import random_rotations
 
 VARIANCE_REDUCTIONS = ("svrg",)
 # A voxel lies less than two shells from the samples that touch it.
@@ -129,7 +130,10 @@ def batch_spread(problem: KnownPoseProblem, batch_size: int) -> NDArray:
     images tau is 0, and any step below 2 is safe.
 
     q is the shell's largest C^2/sigma^2 times the largest sum of one image's window weights over a
-    voxel (1.3 for trilinear, up to 3 for nearest), measured on some of the views.
+    voxel (1.3 for trilinear, up to 3 for nearest), measured on some of the views. Slices of an
+    oversampled window are those of the map itself, and P P^H is a convolution with the transform
+    of the box seen from that view, or of m^2: the thickness of that, over N, takes the place of the
+    sum (up to sqrt(3) for the box).
 
     Parameters
     ----------
@@ -170,14 +174,23 @@ def _largest_weights(problem: KnownPoseProblem) -> NDArray[np.float64]:
 
 def _crowding(problem: KnownPoseProblem) -> float:
     """Largest sum of the window weights of one image over a voxel."""
-    ones = np.ones((1, problem.operator.samples), problem.operator.real_dtype)
-    ones[:, problem.operator.origin] /= 2
-    bare = replace(problem, weights=ones, damping=np.zeros_like(problem.damping[:1, :1, :1]))
-    if problem.operator.oversampling is not None:
-        # Sums of sinc^2 over a plane are no larger than those of the trilinear window, which need
-        # no transform of the 2N grid for every view.
-        ours = problem.operator
-        window = SliceOperator(ours.grid, "trilinear", "cpu", ours.real_dtype, ours.reach)
-        bare = replace(bare, operator=window)
+    operator = problem.operator
+    if operator.oversampling is not None:
+        return _thickest(operator)
     views = np.unique(np.linspace(0, len(problem) - 1, VIEWS).astype(np.int64))
+    ones = np.ones((1, operator.samples), operator.real_dtype)
+    ones[:, operator.origin] /= 2
+    bare = replace(problem, weights=ones, damping=np.zeros_like(problem.damping[:1, :1, :1]))
     return max(float(bare.gridding_weight([i]).max()) for i in views)
+
+
+def _thickest(operator: SliceOperator) -> float:
+    """Largest projection of m^2 along some views, over N; of the box without a mask."""
+    # The operator multiplies by one m itself.
+    ones = np.ones((operator.grid.box,) * 3, operator.real_dtype)
+    mask = ones if operator.mask is None else operator.mask
+    views = random_rotations(VIEWS, np.random.default_rng(0))
+    samples = operator.forward(operator.grid.from_real(mask), views)
+    shown = np.fft.ifft2(operator.unpack(samples)).real
+    # Cut off at R, projections overshoot.
+    return min(float(shown.max() / operator.grid.box), np.sqrt(3))

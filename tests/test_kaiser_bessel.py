@@ -12,9 +12,10 @@ from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import wide
 from fastcryo.kernels.cpu import wide_rows
+from fastcryo.masks import soft_edge
 from fastcryo.operators import SliceOperator
 from fastcryo.oversampling import kaiser_bessel
-from fastcryo.preconditioner import hutchinson_diagonal
+from fastcryo.preconditioner import hutchinson_diagonal, named_diagonal
 from fastcryo.problem import KnownPoseProblem
 from fastcryo.sgd import sgd
 from fastcryo.solvers import conjugate_gradient
@@ -31,7 +32,18 @@ WINDOWS = {
     "width 6": ("float64", WIDEST),
     "padded": ("float32", {"interpolation": "trilinear", "oversampling": 2}),
     "relion": ("float32", {"interpolation": "trilinear", "oversampling": 2, "compat": "relion"}),
+    "masked": ("float64", WIDEST | {"mask": True}),
 }
+
+
+def with_mask(options, box):
+    """Options with a lopsided soft mask that is 0 in places, where they ask for one."""
+    options = dict(options)
+    if not options.pop("mask", False):
+        return options
+    z, y, x = (axis - box // 2 for axis in np.ogrid[:box, :box, :box])
+    distance = np.sqrt(z**2 + (y - 1) ** 2 + 1.5 * (x + 0.5) ** 2)
+    return options | {"mask": soft_edge(distance - box / 5, box / 6)}
 
 
 def views(count=4, seed=1):
@@ -68,16 +80,16 @@ def slices_of(operator, volume, rotations):
     return operator.unpack(operator.forward(half, rotations))[:, k, h].ravel()
 
 
-def small_problem(dtype="float64", box=12, count=30, **window):
+def small_problem(dtype="float64", box=12, count=30, regularization=1e-2, **window):
     rng = np.random.default_rng(5)
     return KnownPoseProblem.from_arrays(
         rng.normal(size=(count, box, box)),
         naive.random_rotations(count, rng),
         pixel_size=2.0,
         noise_std=np.linspace(1, 2, (box - 1) // 2 + 1),
-        regularization=1e-2,
+        regularization=regularization,
         dtype=dtype,
-        **window,
+        **with_mask(window, box),
     )
 
 
@@ -114,7 +126,7 @@ def test_back_projection_is_the_transpose_of_slicing(box, window):
     # Nyquist frequency of even boxes are part of it.
     rotations, grid = views(), FourierGrid(box)
     dtype, options = WINDOWS[window]
-    operator = SliceOperator(grid, dtype=dtype, **options)
+    operator = SliceOperator(grid, dtype=dtype, **with_mask(options, box))
     volume = grid.from_real(noise(box).astype(dtype))
     slices = operator.forward(volume, rotations)
     rng = np.random.default_rng(3)
@@ -125,8 +137,29 @@ def test_back_projection_is_the_transpose_of_slicing(box, window):
     assert abs(left - right) < TOLERANCE[dtype] * abs(left)
 
 
-def test_gradient_is_that_of_finite_differences():
-    problem = small_problem(**WIDEST)
+def test_masked_slices_are_those_of_the_masked_map():
+    box, rotations = 16, views()
+    operator = SliceOperator(
+        FourierGrid(box), dtype="float64", **with_mask(WINDOWS["masked"][1], box)
+    )
+    bare = SliceOperator(FourierGrid(box), dtype="float64", **WIDEST)
+    volume = noise(box)
+    np.testing.assert_allclose(
+        slices_of(operator, volume, rotations),
+        slices_of(bare, volume * operator.mask, rotations),
+        rtol=0,
+        atol=1e-6,
+    )
+    half = operator.grid.from_real(volume)
+    np.testing.assert_allclose(operator.to_map(half), volume * operator.mask, atol=1e-12)
+
+
+masks = pytest.mark.parametrize("mask", [False, True], ids=["open", "masked"])
+
+
+@masks
+def test_gradient_is_that_of_finite_differences(mask):
+    problem = small_problem(**WIDEST, mask=mask)
     grid = problem.grid
     volume, direction = grid.from_real(noise(12)), grid.from_real(noise(12, 7))
     loss, gradient = problem.loss_and_gradient(volume)
@@ -140,8 +173,9 @@ def test_gradient_is_that_of_finite_differences():
     )
 
 
-def test_the_convolution_is_the_normal_operator():
-    problem = small_problem(**WIDEST)
+@masks
+def test_the_convolution_is_the_normal_operator(mask):
+    problem = small_problem(**WIDEST, mask=mask)
     grid, operator = problem.grid, problem.normal_operator()
     volume, other = grid.from_real(noise(12)), grid.from_real(noise(12, 8))
     product = operator.matvec(volume)
@@ -153,8 +187,9 @@ def test_the_convolution_is_the_normal_operator():
     assert operator.assembled
 
 
-def test_the_diagonal_is_that_of_products_with_unit_volumes():
-    problem = small_problem(**WIDEST)
+@masks
+def test_the_diagonal_is_that_of_products_with_unit_volumes(mask):
+    problem = small_problem(**WIDEST, mask=mask)
     diagonal = problem.hessian_diagonal()
     np.testing.assert_allclose(problem.normal_operator().diagonal(), diagonal, rtol=1e-10)
     for place in [(0, 6, 6), (2, 8, 7), (5, 6, 6), (1, 2, 9), (3, 0, 6)]:
@@ -177,8 +212,9 @@ def test_probes_estimate_the_diagonal(probing, probes):
     assert np.linalg.norm(found - diagonal) < 0.15 * np.linalg.norm(diagonal)
 
 
-def test_conjugate_gradients_agree_with_and_without_the_convolution():
-    problem = small_problem(**WIDEST)
+@masks
+def test_conjugate_gradients_agree_with_and_without_the_convolution(mask):
+    problem = small_problem(**WIDEST, mask=mask)
     through_images = conjugate_gradient(problem, tolerance=1e-9)
     assembled = conjugate_gradient(problem, tolerance=1e-9, operator=problem.normal_operator())
     assert through_images.converged
@@ -187,8 +223,24 @@ def test_conjugate_gradients_agree_with_and_without_the_convolution():
     assert problem.grid.norm(difference) < 1e-4 * problem.grid.norm(assembled.volume)
 
 
-def test_sgd_with_default_steps_reaches_the_minimiser():
-    problem = small_problem(**WIDEST)
+def test_weights_outside_the_ball_are_filled_in_which_saves_iterations():
+    problem = small_problem(**WIDEST, box=16, regularization=1e-4)
+    ball, plain = problem.grid.ball(), problem.hessian_diagonal()
+    used = named_diagonal(problem, "exact")
+    np.testing.assert_array_equal(used[ball], plain[ball])
+    last = problem.grid.shell_means(plain)[-1]
+    assert plain[~ball].min() < 0.1 * last <= used[~ball].min() * (1 + 1e-12)
+    operator = problem.normal_operator()
+    counts = [
+        len(conjugate_gradient(problem, d, tolerance=1e-4, operator=operator).residual)
+        for d in ("exact", plain)
+    ]
+    assert counts[0] < 0.8 * counts[1]
+
+
+@masks
+def test_sgd_with_default_steps_reaches_the_minimiser(mask):
+    problem = small_problem(**WIDEST, mask=mask)
     operator = problem.normal_operator()
     minimum = conjugate_gradient(problem, tolerance=1e-9, operator=operator)
     result = sgd(
@@ -252,6 +304,8 @@ def test_every_cell_that_a_window_reaches_has_one_owner(bound, width):
         ({"interpolation": "nearest", "oversampling": 2}, "oversampling: nearest"),
         ({"interpolation": "trilinear", "compat": "relion"}, "compat: relion goes with"),
         ({"interpolation": "trilinear", "oversampling": 2, "compat": "x"}, "compat: 'x'"),
+        ({"interpolation": "trilinear", "mask": np.ones((12,) * 3)}, "mask: trilinear slices"),
+        ({"interpolation": "kaiser_bessel", "mask": np.ones((8,) * 3)}, "mask: shape"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(options, words):

@@ -5,7 +5,13 @@ import pytest
 
 from fastcryo.errors import InputError
 from fastcryo.io.mrc import write_map
-from fastcryo.masks import mask_for, mask_from_map, otsu_threshold, soft_spherical_mask
+from fastcryo.masks import (
+    mask_for,
+    mask_from_map,
+    otsu_threshold,
+    soft_spherical_mask,
+    solvent_mask_for,
+)
 
 
 def distances(box, centre=(0, 0, 0)):
@@ -82,3 +88,19 @@ def test_masks_that_do_not_fit_name_the_file_and_the_remedy(tmp_path):
         mask_for("sphere:big", 32, 2.0)
     with pytest.raises(InputError, match=r"edge of 8 angstrom the radius may be up to 24"):
         mask_for("sphere:1000", 32, 2.0)
+
+
+def test_masks_of_a_solution_fall_off_towards_the_faces(tmp_path):
+    assert solvent_mask_for(None, 16, 2.0) == (None, False)
+    assert solvent_mask_for("none", 16, 2.0) == (None, False)
+    alone, tight = solvent_mask_for("taper", 16, 2.0)
+    assert not tight
+    assert alone[8, 8, 8] == 1
+    assert alone[8, 8, 0] == pytest.approx(np.sinc(0.5) ** 2)
+    ball, tight = solvent_mask_for("sphere:8", 16, 2.0)
+    assert tight
+    np.testing.assert_array_equal(ball, mask_for("sphere:8", 16, 2.0) * alone)
+    with pytest.raises(InputError, match=r"solvent mask: auto needs a map.*run_mask\.mrc"):
+        solvent_mask_for("auto", 16, 2.0)
+    with pytest.raises(InputError, match=r"solvent mask: sphere:big"):
+        solvent_mask_for("sphere:big", 16, 2.0)

@@ -10,6 +10,7 @@ from fastcryo import assembled, finish, postprocess_files, solve_map
 from fastcryo.assembled import assemble_all, operator_memory
 from fastcryo.cli import main, reconstruct_settings
 from fastcryo.io.mrc import read_map
+from fastcryo.masks import solvent_mask_for
 from fastcryo.options import build_parser
 from fastcryo.settings import PUBLISHED, Settings
 from fastcryo.threads import use_threads
@@ -195,3 +196,29 @@ def test_the_published_algorithm_has_no_variance_reduction():
     assert published["step"] == "armijo"
     assert published["average"] is False
     assert not PUBLISHED.assembles
+
+
+def test_a_solvent_mask_is_in_the_maps_and_not_in_the_uncorrected_fsc(star, tmp_path):
+    options = "--solver cg --interpolation kaiser_bessel --width 4 --solvent-mask"
+    found = run(star, tmp_path / "ball", f"{options} sphere:20")
+    mask, _ = read_map(tmp_path / "ball" / "run_mask.mrc")
+    assert (mask == solvent_mask_for("sphere:20", 24, 4.0)[0]).all()
+    assert (found[mask == 0] == 0).all()
+    halves = [read_map(tmp_path / "ball" / f"run_half{n}_class001_unfil.mrc")[0] for n in (1, 2)]
+    curves = record(tmp_path / "ball")["fsc"]
+    np.testing.assert_allclose(curves["masked"], fc.fsc(*halves), atol=1e-4)
+    # Beyond the resolution the edge that both share correlates them.
+    assert np.mean(curves["unmasked"][8:]) < np.mean(curves["masked"][8:])
+    # Unless it is told otherwise, a run tapers its maps as trilinear windows do.
+    tapered = run(star, tmp_path / "taper", options.removesuffix("--solvent-mask"))
+    named = run(star, tmp_path / "named", f"{options} taper")
+    np.testing.assert_array_equal(tapered, named)
+    assert "randomised" not in record(tmp_path / "taper")["fsc"]
+    assert np.abs(run(star, tmp_path / "open", f"{options} none") - tapered).max() > 0
+
+
+def test_a_solvent_mask_needs_an_interpolation_that_has_one(star, tmp_path, capsys):
+    command = ["reconstruct", str(star), "--out", str(tmp_path / "out"), "--solvent-mask", "sphere"]
+    assert main(command) == 2
+    assert "add --interpolation kaiser_bessel" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
