@@ -1,18 +1,21 @@
 """Windows side by side: accuracy, maps and speed; the tables and figure of docs/kaiser_bessel.md.
 
-``python bench/kaiser_bessel.py accuracy|maps|speed [--quick] [--figure FILE]``
+``python bench/kaiser_bessel.py accuracy|maps|speed|memory [--quick] [--figure FILE]``
 """
 
 import argparse
+import multiprocessing
 import resource
 import time
 
 import finufft
 import numpy as np
+import scipy
 
 import fastcryo as fc
 from fastcryo.kernels import layout
 from fastcryo.masks import mask_from_map, taper
+from fastcryo.oversampling import beatty_shape
 from fastcryo.rotations import random_rotations
 from fastcryo.threads import thread_count, use_threads
 
@@ -28,6 +31,8 @@ WINDOWS = {
 # What is compared: maps as they are, and with one soft mask on all of them, which Kaiser-Bessel has
 # inside as well. Kaiser-Bessel maps are tapered by sinc^2, as trilinear ones are, but "KB open".
 OPEN = ("trilinear", "padded, Wiener", "KB open", "KB", "KB, SGD")
+# N, images, fewer images and rounds of the speed.
+PARTS = ((128, 400, 100, 5), (256, 120, 30, 3))
 MASKED = ("trilinear", "padded, Wiener", "KB", "KB in mask", "KB in mask, SGD")
 
 
@@ -70,6 +75,44 @@ def accuracy(quick):
             expected = exact_slices(operator, volume, rotations)
             errors.append(f"{relative(operator.forward(half, rotations), expected):.1e}")
         print(f"| {oversampling:g} | " + " | ".join(errors) + " |", flush=True)
+
+    print("\nWhat the aliases of the window give, by Beatty's shape and by the best one")
+    print("\n| width | oversampling | box: Beatty | best | ball: Beatty | best |")
+    print("|---" * 6 + "|")
+    for width in (4, 5, 6):
+        for oversampling in (1.25, 1.5, 1.75, 2.0):
+            cells = []
+            for ball in (False, True):
+                shape = beatty_shape(width, oversampling)
+                best = scipy.optimize.minimize_scalar(
+                    lambda x, *rest: np.log(aliases(x, *rest)),
+                    bounds=(0.8 * shape, 1.2 * shape),
+                    args=(width, oversampling, ball),
+                    method="bounded",
+                )
+                error = aliases(shape, width, oversampling, ball)
+                cells += [f"{error:.1e}", f"{np.exp(best.fun):.1e} at {best.x / shape:.3f} x"]
+            print(f"| {width} | {oversampling:g} | " + " | ".join(cells) + " |", flush=True)
+
+
+def aliases(shape, width, oversampling, ball):
+    """Relative error of slices of white noise that fills the box, or the ball, by theory.
+
+    A position anywhere in its cell sees the map times Phi(x), the window's transform, and its
+    aliases x + j M times Phi(x + j M), which add up as squares over the three axes.
+    """
+    x = (np.arange(400) + 0.5) / 400 - 0.5
+
+    def transform(frequency):
+        square = shape**2 - (np.pi * width * frequency) ** 2
+        root = np.sqrt(np.abs(square))
+        return np.where(square > 0, np.sinh(root) / root, np.sinc(root / np.pi))
+
+    apart = [j for j in range(-6, 7) if j]
+    wrong = (
+        sum(transform(x / oversampling + j) ** 2 for j in apart) / transform(x / oversampling) ** 2
+    )
+    return np.sqrt(3 * np.average(wrong, weights=1 - 4 * x**2 if ball else None))
 
 
 def by_shell(operator, found, expected):
@@ -234,93 +277,146 @@ def draw(panels, figure, radius):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(1, len(panels), figsize=(22, 4.4), layout="constrained")
-    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
-        for name, curve in curves.items():
-            axis.semilogy(np.arange(1, radius + 1), curve[1 : radius + 1], label=name)
-        axis.set(title=title, xlabel="shell, cycles per box")
+    _, axes = plt.subplots(2, 3, figsize=(14, 8), layout="constrained")
+    axes[1, 2].axis("off")
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        for number, (name, curve) in enumerate(curves.items()):
+            line = "-" if number < 4 else "--"
+            axis.semilogy(np.arange(1, radius + 1), curve[1 : radius + 1], line, label=name)
+        axis.set(title=title, xlabel="shell, cycles per box", ylabel="1 - FSC to the truth")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8)
-    axes[0].set_ylabel("relative error")
-    for axis in axes[1:]:
-        axis.set_ylabel("1 - FSC to the truth")
+    axes[0, 0].set_ylabel("relative error")
     plt.savefig(figure, dpi=100)
     plt.close()
 
 
-def fastest(call, runs):
-    """Least seconds of some runs, after one to warm up."""
-    call()
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def times_of(operator, half, rotations, samples):
-    """Return seconds of slices, back-projections and gradients of all images."""
+def slicer(grid, half, rotations, options):
+    """Return the calls that slice, project back and make a gradient, and some slices."""
+    operator = fc.SliceOperator(grid, "kaiser_bessel", **options)
+    samples = operator.forward(half, rotations)
     steps, images = layout.fixed_point_steps(rotations), np.arange(len(rotations))
     weights, out = np.ones((1, operator.samples), np.float32), np.empty_like(samples)
-    return [
-        fastest(lambda: operator.forward(half, rotations, out), 2),
-        fastest(lambda: operator.adjoint(samples, rotations), 2),
-        fastest(lambda: operator.normal(half, steps, images, weights, samples), 2),
-    ]
+    target = grid.zeros()
+    return {
+        "slices": lambda: operator.forward(half, rotations, out),
+        "adjoints": lambda: operator.adjoint(samples, rotations, target),
+        "gradients": lambda: operator.normal(half, steps, images, weights, samples, out=target),
+    }, samples[:2]
+
+
+def transformer(grid, volume, rotations, samples, set_points):
+    """Return finufft's calls, with its points set anew in each or once, and some slices."""
+    options = {"eps": 1e-3, "dtype": "complex64", "nthreads": thread_count()}
+    where = points(fc.SliceOperator(grid), rotations, np.float32)
+    whole, flat = volume.astype(np.complex64), np.ascontiguousarray(samples.ravel())
+
+    def caller(kind, given):
+        plan = finufft.Plan(kind, volume.shape, isign=-1 if kind == 2 else 1, **options)
+        plan.setpts(*where)
+
+        def call():
+            if set_points:
+                plan.setpts(*where)
+            return plan.execute(given)
+
+        return call
+
+    calls = {"slices": caller(2, whole), "adjoints": caller(1, flat)}
+    return calls, calls["slices"]().reshape(len(rotations), -1)[:2]
+
+
+def rates_of(programs, rounds):
+    """Return images per second by program and call: medians of rounds that take turns."""
+    seconds = {}
+    for turn in range(rounds + 1):
+        for name, (calls, count) in programs.items():
+            for kind, call in calls.items():
+                began = time.perf_counter()
+                call()
+                # The first turn warms up.
+                if turn:
+                    taken = (time.perf_counter() - began) / count
+                    seconds.setdefault((name, kind), []).append(taken)
+    return {key: 1 / float(np.median(values)) for key, values in seconds.items()}
 
 
 def speed(quick):
     """Slices and back-projections per second beside finufft at 1e-3, in single precision."""
-    print(f"{thread_count()} threads\n")
-    print("| N | program | images | error | slices/s | adjoints/s | gradients/s | peak MB |")
-    print("|---|---|---|---|---|---|---|---|")
-    for box, count in ((64, 200),) if quick else ((128, 400), (256, 200)):
+    print(f"{thread_count()} threads; images/s, medians of rounds that take turns\n")
+    print("| N | program | images | error | slices/s | adjoints/s | gradients/s |")
+    print("|---|---|---|---|---|---|---|")
+    for box, count, few, rounds in ((64, 100, 50, 1),) if quick else PARTS:
         rng = np.random.default_rng(0)
         grid = fc.FourierGrid(box)
         volume = rng.standard_normal((box,) * 3, dtype=np.float32)
         half, rotations = grid.from_real(volume), random_rotations(count, rng)
-        for width, oversampling in ((4, 1.5), (5, 1.5), (4, 2.0)):
-            operator = fc.SliceOperator(
-                grid, "kaiser_bessel", width=width, oversampling=oversampling
-            )
-            samples = operator.forward(half, rotations)
-            error = relative(samples[:2], exact_slices(operator, volume, rotations[:2]))
-            times = times_of(operator, half, rotations, samples)
-            print_speed(box, f"KB {width}, {oversampling:g}", count, error, times)
-            del operator
-        few = count // 4
-        options = {"eps": 1e-3, "dtype": "complex64", "nthreads": thread_count()}
-        to_slices = finufft.Plan(2, volume.shape, isign=-1, **options)
-        to_volume = finufft.Plan(1, volume.shape, isign=1, **options)
-        operator = fc.SliceOperator(grid)
-        where, whole = points(operator, rotations[:few], np.float32), volume.astype(np.complex64)
-        flat = np.ascontiguousarray(samples[:few].ravel())
-
-        def type_2(plan=to_slices, where=where, whole=whole):
-            plan.setpts(*where)
-            return plan.execute(whole)
-
-        def type_1(plan=to_volume, where=where, flat=flat):
-            plan.setpts(*where)
-            return plan.execute(flat)
-
-        found = type_2().reshape(few, -1)[:2]
-        error = relative(found, exact_slices(operator, volume, rotations[:2]))
-        print_speed(box, "finufft 1e-3", few, error, [fastest(type_2, 2), fastest(type_1, 2)])
+        expected = exact_slices(fc.SliceOperator(grid), volume, rotations[:2])
+        programs, errors = {}, {}
+        for width, oversampling in ((4, 1.5), (4, 2.0), (5, 1.5)):
+            options = {"width": width, "oversampling": oversampling}
+            calls, samples = slicer(grid, half, rotations, options)
+            name = f"KB {width}, {oversampling:g}"
+            programs[name], errors[name] = (calls, count), relative(samples, expected)
+        calls, samples = slicer(grid, half, rotations[:few], {})
+        programs["KB 5, 1.5, fewer"] = calls, few
+        errors["KB 5, 1.5, fewer"] = relative(samples, expected)
+        full = fc.SliceOperator(grid, "kaiser_bessel").forward(half, rotations[:few])
+        for name, anew in (("finufft 1e-3", True), ("finufft, points set before", False)):
+            calls, samples = transformer(grid, volume, rotations[:few], full, anew)
+            programs[name], errors[name] = (calls, few), relative(samples, expected)
+        rates = rates_of(programs, rounds)
+        for name, (calls, images) in programs.items():
+            cells = [f"{rates[name, kind]:.4g}" for kind in calls] + [""] * (3 - len(calls))
+            row = [box, name, images, f"{errors[name]:.1e}", *cells]
+            print("| " + " | ".join(map(str, row)) + " |")
+        other = "finufft 1e-3"
+        for name in programs:
+            if name.startswith("KB"):
+                over = [rates[name, k] / rates[other, k] for k in ("slices", "adjoints")]
+                print(f"{name} over {other}: slices {over[0]:.1f} x, adjoints {over[1]:.1f} x")
+        print(flush=True)
 
 
-def print_speed(box, name, count, error, times):
-    """Print a row."""
-    rates = [f"{count / seconds:.0f}" for seconds in times] + [""] * (3 - len(times))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    cells = [box, name, count, f"{error:.1e}", *rates, f"{peak:.0f}"]
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+def peak_of(program, box):
+    """Return the MB that slices and gradients take beside the data, in a process of its own."""
+    grid = fc.FourierGrid(box)
+    half, rotations = grid.zeros(), random_rotations(4, np.random.default_rng(0))
+    small, few = fc.FourierGrid(16), rotations[:1]
+    if program == "KB 5, 1.5":
+        for call in slicer(small, small.zeros(), few, {})[0].values():
+            call()
+        before = peak_memory()
+        calls, _ = slicer(grid, half, rotations, {})
+    else:
+        volume = np.zeros((box,) * 3, np.float32)
+        samples = np.zeros((4, fc.SliceOperator(grid).samples), np.complex64)
+        before = peak_memory()
+        calls, _ = transformer(grid, volume, rotations, samples, True)
+    for call in calls.values():
+        call()
+    return peak_memory() - before, peak_memory()
+
+
+def peak_memory():
+    """Return the most memory this process has held, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(quick):
+    """Memory that an oversampled operator takes, in processes of their own."""
+    print("| N | program | MB | MB of the whole process |\n|---|---|---|---|")
+    for box in (64,) if quick else (128, 256):
+        for program in ("KB 5, 1.5", "finufft 1e-3"):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                taken, whole = pool.apply(peak_of, (program, box))
+            print(f"| {box} | {program} | {taken:.0f} | {whole:.0f} |", flush=True)
 
 
 def main():
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("accuracy", "maps", "speed"))
+    parser.add_argument("part", choices=("accuracy", "maps", "speed", "memory"))
     parser.add_argument("--quick", action="store_true", help="small boxes")
     parser.add_argument("--figure", help="PNG of the maps' curves")
     parser.add_argument("--seeds", type=int, default=8, help="data sets of the maps")
@@ -331,8 +427,10 @@ def main():
             accuracy(chosen.quick)
         elif chosen.part == "maps":
             maps(chosen.quick, chosen.figure, chosen.seeds)
-        else:
+        elif chosen.part == "speed":
             speed(chosen.quick)
+        else:
+            memory(chosen.quick)
 
 
 if __name__ == "__main__":

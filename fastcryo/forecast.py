@@ -21,6 +21,7 @@ from fastcryo.rows import BLOCK_BYTES
 from fastcryo.settings import Settings
 from fastcryo.symmetry import symmetry_matrices
 from fastcryo.threads import thread_count
+from fastcryo.toeplitz import assembly_memory
 
 GIB = 2**30
 # Half volumes that a run holds at its peak: iterates, gradient, diagonal, maps and transforms.
@@ -149,7 +150,7 @@ def plan_run(
     usable = None if free is None else int(USABLE * free)
     batch = settings.sgd_options(len(particles))["batch_size"]
     volumes = HALF_VOLUMES * int(np.prod(operator.grid.shape)) * 8
-    volumes += operator.oversampled_memory()
+    volumes += oversampled_memory(operator, settings)
     per_image = packed_bytes(operator, particles.ctf is not None)
     images, disk = -(-len(particles) // ranks) * per_image, len(particles) * per_image
     disk = disk if settings.prepared_type == "float32" else disk // 2
@@ -180,6 +181,22 @@ def plan_run(
         seconds=seconds_needed(particles, settings, operator, fits, thread_count() * ranks),
         ranks=ranks,
     )
+
+
+def oversampled_memory(operator: SliceOperator, settings: Settings) -> int:
+    """Return the bytes that oversampled volumes and their transforms take at most.
+
+    A gradient has one such volume, two with symmetry; H is assembled on the grid of 2N.
+    """
+    if operator.oversampling is None:
+        return 0
+    fine = operator.oversampled(operator.grid.box)
+    taken = fine.memory(operator.dtype)
+    if len(symmetry_matrices(settings.symmetry)) > 1:
+        taken += int(np.prod(fine.shape)) * operator.dtype.itemsize
+    if settings.assembles and operator.interpolation == "kaiser_bessel":
+        taken += assembly_memory(operator)
+    return taken
 
 
 def seconds_needed(

@@ -122,12 +122,6 @@ class SliceOperator:
         """Mean of m^2: what the mask takes off diag H where H changes slowly; 1 without a mask."""
         return 1.0 if self.mask is None else float(np.mean(self.mask.astype(np.float64) ** 2))
 
-    def oversampled_memory(self) -> int:
-        """Return the bytes of the two oversampled volumes of a gradient: read, and added to."""
-        if self._fine is None:
-            return 0
-        return 2 * int(np.prod(self._fine.shape)) * self.dtype.itemsize
-
     def oversampled(self, side: int, exact: bool = False) -> Oversampling:
         """Return the way from a real box of any side to samples, with this operator's window.
 
@@ -435,10 +429,9 @@ class SliceOperator:
             return self._card.sweep(name, source, target, tables, steps, images, scale, damping)
         copies = self.parts(tables, steps, images)
         if self._fine is not None:
-            sources, targets = (() if kind is self._none else kind for kind in (source, target))
-            return sweep_half_grids(
-                self._fine, self.grid, name, sources, targets, copies, self.rows, scale, damping
-            )
+            ends = (() if kind is self._none else kind for kind in (source, target))
+            last = scale, damping, steps.ndim == 3
+            return sweep_half_grids(self._fine, self.grid, name, *ends, copies, self.rows, *last)
         return self._tiled.sweep(name, source, target, copies, scale, damping)
 
     def _sweeps_on_card(self, optional: bool) -> CudaSweeps | None:

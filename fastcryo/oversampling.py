@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import wide
@@ -142,14 +142,20 @@ class Oversampling:
         return (*masked, *np.ix_(*(3 * [(1 / divisor).astype(self.real_dtype)])))
 
     @cached_property
-    def read(self) -> NDArray:
-        """The extended half volume that slices are read from; its memory is used again."""
+    def volume(self) -> NDArray:
+        """The extended half volume that is read, and replaced by sums; its memory is used again."""
         return np.zeros(self.shape, self.dtype)
 
     @cached_property
-    def added(self) -> NDArray:
-        """The one that samples are added to: zero for ever where no window reaches."""
+    def second(self) -> NDArray:
+        """Another one, for sums where the first is still to be read."""
         return np.zeros(self.shape, self.dtype)
+
+    def memory(self, dtype: DTypeLike) -> int:
+        """Return the bytes of one extended half volume and of what transforms take beside it."""
+        bytes_of_half = (self.fine // 2 + 1) * self.side**2 * self.dtype.itemsize
+        bytes_of_map = self.side**3 * self.real_dtype.itemsize
+        return int(np.prod(self.shape)) * np.dtype(dtype).itemsize + bytes_of_half + bytes_of_map
 
     def chunks(self) -> list[tuple[int, int, int]]:
         """Return planes z0 to z1 of E and the largest |y| of their rows, for one thread each."""
@@ -163,23 +169,30 @@ class Oversampling:
                 found.append((z0, z1, int(np.abs(rows - centre).max())))
         return found
 
+    def row_chunks(self) -> list[slice]:
+        """Return rows of a real box, for one thread each."""
+        return [slice(y, y + PLANES) for y in range(0, self.side, PLANES)]
+
     def rows_of(self, reach: int) -> slice:
         """Return the rows |y| <= reach of E."""
         centre = self.bound + self.low
         return slice(max(centre - reach, 0), min(centre + reach + 1, self.shape[1]))
 
     def expand(self, volume: NDArray) -> NDArray:
-        """Transform a real box (side, side, side) to E; returns `read`."""
+        """Transform a real box (side, side, side) to E; returns `volume`."""
         side, fine, back = self.side, self.fine, self.side // 2
         corrected = volume.astype(self.real_dtype, copy=True)
         for factor in self.correction:
             corrected *= factor
-        wrapped = np.zeros((fine, side, side), self.real_dtype)
-        wrapped[: side - back] = corrected[back:]
-        wrapped[fine - back :] = corrected[:back]
-        del corrected
-        planes = scipy.fft.rfft(wrapped, axis=0, workers=thread_count(), overwrite_x=True)
-        del wrapped
+        planes = np.empty((fine // 2 + 1, side, side), self.dtype)
+
+        def along_z(rows: slice) -> None:
+            wrapped = np.zeros((fine, *corrected[0, rows].shape), self.real_dtype)
+            wrapped[: side - back] = corrected[back:, rows]
+            wrapped[fine - back :] = corrected[:back, rows]
+            planes[:, rows] = scipy.fft.rfft(wrapped, axis=0, overwrite_x=True)
+
+        run(along_z, self.row_chunks())
 
         def work(chunk: tuple[int, int, int]) -> None:
             z0, z1, reach = chunk
@@ -199,11 +212,11 @@ class Oversampling:
             lines[:, :, fine - back :] = chosen[:, :, :back]
             lines = scipy.fft.fft(lines, axis=2, overwrite_x=True)
             first = self.bound + self.low
-            self.read[z0:z1, rows, :first] = lines[:, :, fine - first :]
-            self.read[z0:z1, rows, first:] = lines[:, :, : self.shape[2] - first]
+            self.volume[z0:z1, rows, :first] = lines[:, :, fine - first :]
+            self.volume[z0:z1, rows, first:] = lines[:, :, : self.shape[2] - first]
 
         run(work, self.chunks())
-        return self.read
+        return self.volume
 
     def contract(self, extended: NDArray) -> NDArray:
         """Return the real box (side, side, side) of `expand`'s transpose: twice the real part.
@@ -211,7 +224,9 @@ class Oversampling:
         E holds the samples of half discs; the other halves are their mirrors.
         """
         side, fine, back = self.side, self.fine, self.side // 2
-        planes = np.zeros((self.shape[0], side, side), self.dtype)
+        half = np.zeros((fine // 2 + 1, side, side), self.dtype)
+        # Planes z < 0 and those beyond M / 2 are added to their mirrors at last.
+        mirrored = {}
 
         def work(chunk: tuple[int, int, int]) -> None:
             z0, z1, reach = chunk
@@ -228,25 +243,28 @@ class Oversampling:
                 columns[:, there, back:] += lines[:, part, : side - back]
                 columns[:, there, :back] += lines[:, part, fine - back :]
             columns = scipy.fft.ifft(columns, axis=1, norm="forward", overwrite_x=True)
-            planes[z0:z1, back:] = columns[:, : side - back]
-            planes[z0:z1, :back] = columns[:, fine - back :]
+            for z, plane in enumerate(columns, z0 - self.low):
+                if 0 <= 2 * z <= fine:
+                    there = half[z]
+                else:
+                    there = mirrored[z] = np.empty_like(half[0])
+                there[back:] = plane[: side - back]
+                there[:back] = plane[fine - back :]
 
         run(work, self.chunks())
-        half = np.zeros((fine // 2 + 1, side, side), self.dtype)
-        for place, plane in enumerate(planes):
-            z = place - self.low
-            if z < 0:
-                half[-z] += np.conj(plane)
-            elif 2 * z > fine:
-                half[fine - z] += np.conj(plane)
-            elif z == 0 or 2 * z == fine:
-                half[z] += 2 * plane.real
-            else:
-                half[z] += plane
-        full = scipy.fft.irfft(
-            half, fine, axis=0, norm="forward", workers=thread_count(), overwrite_x=True
-        )
-        out = np.concatenate([full[fine - back :], full[: side - back]])
+        for z in (0, fine // 2) if fine % 2 == 0 else (0,):
+            half[z] = 2 * half[z].real
+        for z in sorted(mirrored):
+            half[-z if z < 0 else fine - z] += np.conj(mirrored[z])
+        mirrored.clear()
+        out = np.empty((side, side, side), self.real_dtype)
+
+        def along_z(rows: slice) -> None:
+            full = scipy.fft.irfft(half[:, rows], fine, axis=0, norm="forward")
+            out[:back, rows] = full[fine - back :]
+            out[back:, rows] = full[: side - back]
+
+        run(along_z, self.row_chunks())
         for factor in self.correction:
             out *= factor
         return out
@@ -275,7 +293,7 @@ class Oversampling:
         -------
         Two sums.
         """
-        none = np.empty((0, 0, 0), self.dtype)
+        none = np.empty((0, 0, 0), self.dtype if target is None else target.dtype)
         total, fresh = np.zeros(2), True
         for tables, members, views in parts:
             sums = np.zeros((len(self.tiles), 2))
@@ -320,20 +338,33 @@ def sweep_half_grids(
     rows: NDArray,
     scale: float,
     damping: NDArray | None,
+    in_place: bool,
 ) -> tuple[float, float, float, float]:
     """Do what the sweep of `fastcryo.kernels.cpu.slicing` does for flat half grids.
+
+    `in_place`: a gradient has one extended half volume, which is made anew for every block of
+    images. That takes little beside the block, but much where it is one view of few images.
 
     Returns
     -------
     The sums of the first source, 0, and that of lambda |V|^2 over the full grid.
     """
-    source = None
-    if sources:
-        source = plan.expand(grid.to_real(sources[0].reshape(grid.shape)))
+    shown = grid.to_real(sources[0].reshape(grid.shape)) if sources else None
     if not targets:
-        return *plan.sweep(name, source, None, parts, rows), 0.0, 0.0
-    square, mixed = plan.sweep(name, source, plan.added, parts, rows)
-    summed = grid.from_real(plan.contract(plan.added), plan.dtype)
+        return *plan.sweep(name, plan.expand(shown), None, parts, rows), 0.0, 0.0
+    if shown is None:
+        square, mixed = plan.sweep(name, None, plan.volume, parts, rows)
+        total = plan.contract(plan.volume)
+    elif in_place:
+        square, mixed, total = 0.0, 0.0, 0
+        for part in parts:
+            sums = plan.sweep(name, plan.expand(shown), plan.volume, [part], rows)
+            square, mixed = square + sums[0], mixed + sums[1]
+            total = plan.contract(plan.volume) + total
+    else:
+        square, mixed = plan.sweep(name, plan.expand(shown), plan.second, parts, rows)
+        total = plan.contract(plan.second)
+    summed = grid.from_real(total, plan.dtype)
     out = targets[0].reshape(grid.shape)
     factor = plan.real_dtype.type(scale / grid.box**3)
     if damping is None or not sources:

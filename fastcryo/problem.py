@@ -29,7 +29,7 @@ from fastcryo.preparation import (
     square_images,
 )
 from fastcryo.prepared import Store
-from fastcryo.rows import StoredRows
+from fastcryo.rows import StoredRows, checked_batch
 
 if TYPE_CHECKING:
     from fastcryo.particles import Particles
@@ -443,14 +443,7 @@ class KnownPoseProblem:
         return self.local_images(members), self.views(len(members))
 
     def _images(self, batch: ArrayLike | None) -> NDArray[np.int64]:
-        if batch is None:
-            return self.members
-        images = np.ascontiguousarray(batch)
-        if images.ndim != 1 or images.size == 0 or images.dtype.kind not in "iu":
-            raise InputError("batch: a non-empty list of image indices is needed")
-        if images.min() < 0 or images.max() >= len(self):
-            raise InputError(f"batch: indices must lie between 0 and {len(self) - 1}")
-        return self.members[images]
+        return self.members if batch is None else self.members[checked_batch(batch, len(self))]
 
     def _need_data(self) -> None:
         if len(self.data) == 0:

@@ -9,8 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastcryo.errors import InputError
 from fastcryo.kernels.cpu import codes
 
 # Weights and data of one block, in single precision: little enough to be read ahead, enough for
@@ -169,6 +170,22 @@ def blocks(
         else:
             taken = [a[part] if isinstance(a, StoredRows) else a for a in arrays]
             yield tuple(taken), np.arange(len(part)), steps[..., part, :, :]
+
+
+def checked_batch(batch: ArrayLike, count: int) -> NDArray:
+    """Return indices of some of `count` images, or refuse them.
+
+    Raises
+    ------
+    InputError
+        No list of indices, an empty one, or one out of range.
+    """
+    images = np.ascontiguousarray(batch)
+    if images.ndim != 1 or images.size == 0 or images.dtype.kind not in "iu":
+        raise InputError("batch: a non-empty list of image indices is needed")
+    if images.min() < 0 or images.max() >= count:
+        raise InputError(f"batch: indices must lie between 0 and {count - 1}")
+    return images
 
 
 def copies_of(steps: NDArray[np.int64]) -> NDArray[np.int64]:

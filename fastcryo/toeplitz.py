@@ -125,6 +125,14 @@ def toeplitz_diagonal(grid: FourierGrid, spread: NDArray, mask: NDArray | None =
     return np.maximum(found, np.finfo(found.dtype).eps * found.max())
 
 
+def assembly_memory(operator: SliceOperator) -> int:
+    """Return the bytes that assembling T takes for a while: its samples, then its transforms."""
+    fine = operator.oversampled(2 * operator.grid.box, exact=True)
+    # T itself, its product with the overlap or its shifted copy, and a half transform.
+    later = 3 * fine.side**3 * fine.real_dtype.itemsize
+    return max(fine.memory(fine.real_dtype), later)
+
+
 def autocorrelation(mask: NDArray) -> NDArray:
     """Return R(d) / N^3 of a mask, d from -N to N - 1 along each axis."""
     n, workers = len(mask), thread_count()

@@ -4,6 +4,10 @@ The sweep is that of `fastcryo.kernels.cpu.slicing`, tile by tile in buffers of 
 halos added in a fixed order, on the layout of `fastcryo.kernels.wide`. It ends with the extended
 half volume: the prior, the fold of planes z < 0 and of periodic copies belong to the transform
 that follows (`fastcryo.oversampling`).
+
+A volume may be read and replaced by the sums in one pass: the halos of what is read are set aside
+first, so that no tile reads a cell that another has written. A gradient then needs one oversampled
+volume, where two would be most of its memory.
 """
 
 import numpy as np
@@ -32,14 +36,48 @@ def row_span(widths, z, y, bound):
 
 
 @register
-def load_wide(source, tile, bound, widths, halo, row, plane, buffer):
-    """Copy a tile of E and `halo` cells more along y and z into the buffer."""
+def halo_slot(z, y, thickness, height, halo):
+    """Return where the row (z, y) of a buffer lies in the halo of its tile."""
+    if z < thickness:
+        return z * halo + y - height
+    return thickness * halo + (z - thickness) * (height + halo) + y
+
+
+@register
+def set_aside(source, tile, bound, widths, halo, kept):
+    """Copy the halo of a tile, before its cells are overwritten."""
     y0 = tile[2] + bound
+    thickness, height = tile[1] - tile[0], tile[3] - tile[2]
     for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
-        for y in range(y0, min(tile[3] + bound + halo, widths.shape[1])):
+        begin = y0 if z >= tile[1] else y0 + height
+        for y in range(begin, min(y0 + height + halo, widths.shape[1])):
             if widths[z, y] >= 0:
+                slot = halo_slot(z - tile[0], y - y0, thickness, height, halo)
                 first, stop = row_span(widths, z, y, bound)
-                here = (z - tile[0]) * plane + (y - y0) * row
+                for x in range(first, stop):
+                    kept[slot, x] = source[z, y, x]
+
+
+@register
+def load_wide(source, tile, bound, widths, halo, row, plane, kept, buffer):
+    """Copy a tile of E and `halo` cells more along y and z into the buffer.
+
+    Where the halo was set aside it comes from there; `kept` without rows: it was not.
+    """
+    y0 = tile[2] + bound
+    thickness, height = tile[1] - tile[0], tile[3] - tile[2]
+    for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
+        for y in range(y0, min(y0 + height + halo, widths.shape[1])):
+            if widths[z, y] < 0:
+                continue
+            first, stop = row_span(widths, z, y, bound)
+            i, j = z - tile[0], y - y0
+            here = i * plane + j * row
+            if kept.shape[0] > 0 and (i >= thickness or j >= height):
+                slot = halo_slot(i, j, thickness, height, halo)
+                for x in range(first, stop):
+                    buffer[here + x] = kept[slot, x]
+            else:
                 for x in range(first, stop):
                     buffer[here + x] = source[z, y, x]
 
@@ -58,23 +96,18 @@ def clear_wide(tile, bound, widths, halo, row, plane, buffer):
 
 
 @register
-def halo_slot(z, y, thickness, height, halo):
-    """Return where the row (z, y) of a buffer lies in the halo of its tile."""
-    if z < thickness:
-        return z * halo + y - height
-    return thickness * halo + (z - thickness) * (height + halo) + y
-
-
-@register
 def store_wide(buffer, tile, bound, widths, halo, row, plane, target, kept, fresh):
-    """Hand over what a thread summed in a tile's own cells; keep the rest as its halo."""
+    """Hand over what a thread summed in a tile's own cells; keep the rest as its halo.
+
+    `fresh`: overwrite the cells, with zeros where no window reaches, else add to them.
+    """
     y0 = tile[2] + bound
     thickness, height = tile[1] - tile[0], tile[3] - tile[2]
     for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
-        for y in range(y0, min(tile[3] + bound + halo, widths.shape[1])):
-            if widths[z, y] < 0:
-                continue
-            first, stop = row_span(widths, z, y, bound)
+        for y in range(y0, min(y0 + height + halo, widths.shape[1])):
+            first, stop = 0, 0
+            if widths[z, y] >= 0:
+                first, stop = row_span(widths, z, y, bound)
             i, j = z - tile[0], y - y0
             here = i * plane + j * row
             if i >= thickness or j >= height:
@@ -82,6 +115,8 @@ def store_wide(buffer, tile, bound, widths, halo, row, plane, target, kept, fres
                 for x in range(first, stop):
                     kept[slot, x] = buffer[here + x]
             elif fresh:
+                target[z, y, :first] = 0
+                target[z, y, stop:] = 0
                 for x in range(first, stop):
                     target[z, y, x] = buffer[here + x]
             else:
@@ -113,10 +148,15 @@ def add_wide_halos(halos, tiles, neighbours, t, bound, widths, halo, target):
 def make_wide_sweep(process):
     """Make the kernel that hands every run of samples to `process`.
 
-    ``process(volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel,
-    taps, unit)`` treats the samples first to first + count of an image, at positions q, q + d, ...
-    from the corner (x, y, z) of a tile, whose buffers are `volume` and `total`. It returns two
-    float64 numbers, which are summed by tile.
+    ``process(buffers, tables, run, path, frame, taps)`` treats a run of neighbouring samples and
+    returns two float64 numbers, which are summed by tile:
+
+    buffers : what is read and what is added to, of a tile
+    tables : arrays of samples, weights or data by image
+    run : place of the image in the batch, image, first sample, number of samples, sign
+    path : position (x, y, z) of the first sample from the corner of the tile, step to the next
+    frame : strides of the buffers along y and z, polynomials of the window, unit
+    taps : tuple of W numbers
     """
 
     @parallel
@@ -144,8 +184,8 @@ def make_wide_sweep(process):
         Parameters
         ----------
         source, target : (B + W, 2 B + W, 2 B + W) complex, or (0, 0, 0)
-            Extended half volumes: read; written (`fresh`) or added to. Elements that no window
-            can touch are left alone.
+            Extended half volumes: read; written (`fresh`) or added to. They may be the same
+            array, if fresh. Rows that no window can touch are left alone.
         tables : tuple of arrays
             Weights, data, samples: what `process` reads or writes by image.
         images : (m,) int64
@@ -180,6 +220,10 @@ def make_wide_sweep(process):
         shared = tiles.shape[0] if target.size > 0 else 0
         slots = depth * halo + halo * (height + halo)
         halos = np.empty((shared, slots, widths.shape[1]), target.dtype)
+        nothing = np.empty((0, 0), target.dtype)
+        aside = read_size > 0 and sum_size > 0
+        for t in prange(shared if aside else 0):
+            set_aside(source, tiles[t], bound, widths, halo, halos[t])
         counter = np.zeros(1, np.int64)
         for _ in prange(threads):
             segments = np.empty((4 * radius + 2, 5), np.int64)
@@ -189,10 +233,12 @@ def make_wide_sweep(process):
             t = take(counter)
             while t < tiles.shape[0]:
                 if read_size > 0:
-                    load_wide(source, tiles[t], bound, widths, halo, row, plane, volume)
+                    kept = halos[t] if aside else nothing
+                    load_wide(source, tiles[t], bound, widths, halo, row, plane, kept, volume)
                 if sum_size > 0:
                     clear_wide(tiles[t], bound, widths, halo, row, plane, total)
                 sum0, sum1 = 0.0, 0.0
+                frame = (row, plane, kernel, unit)
                 shift_x = offset + (bound << FRACTION_BITS)
                 shift_y = offset - (tiles[t, 2] << FRACTION_BITS)
                 shift_z = offset - (tiles[t, 0] << FRACTION_BITS)
@@ -204,23 +250,10 @@ def make_wide_sweep(process):
                         qx, dx = segment_start(a[0], b[0], k, start, sign, shift_x)
                         qy, dy = segment_start(a[1], b[1], k, start, sign, shift_y)
                         qz, dz = segment_start(a[2], b[2], k, start, sign, shift_z)
-                        part = process(
-                            volume,
-                            total,
-                            tables,
-                            j,
-                            images[j],
-                            rows[k + radius, 0] + start,
-                            stop - start,
-                            (qx, qy, qz),
-                            (dx, dy, dz),
-                            sign,
-                            row,
-                            plane,
-                            kernel,
-                            taps,
-                            unit,
-                        )
+                        first = rows[k + radius, 0] + start
+                        run = (j, images[j], first, stop - start, sign)
+                        path = ((qx, qy, qz), (dx, dy, dz))
+                        part = process((volume, total), tables, run, path, frame, taps)
                         sum0, sum1 = sum0 + part[0], sum1 + part[1]
                 sums[t, 0], sums[t, 1] = sum0, sum1
                 if sum_size > 0:
@@ -235,8 +268,9 @@ def make_wide_sweep(process):
 
 
 @register
-def place_of(q, d, i, row, plane, unit):
+def place_of(path, i, frame):
     """Return where the window of sample i of a run begins, and u along x, y and z."""
+    (row, plane, _, unit), (q, d) = frame, path
     qx, qy, qz = q[0] + i * d[0], q[1] + i * d[1], q[2] + i * d[2]
     place = (qz >> FRACTION_BITS) * plane + (qy >> FRACTION_BITS) * row + (qx >> FRACTION_BITS)
     half = type(unit)(0.5)
@@ -244,29 +278,27 @@ def place_of(q, d, i, row, plane, unit):
 
 
 @register
-def read_run(
-    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
-):
+def read_run(buffers, tables, run, path, frame, taps):
     """Read the volume: tables are (samples (m, samples),)."""
-    (samples,) = tables
+    (volume, _), (samples,), (batch, _, first, count, sign) = buffers, tables, run
+    row, plane, kernel, unit = frame
     conjugate = type(unit)(sign)
     for i in range(count):
-        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        place, ux, uy, uz = place_of(path, i, frame)
         re, im = gather(volume, place, row, plane, kernel, ux, uy, uz, taps)
         samples[batch, first + i] = complex(re, conjugate * im)
     return 0.0, 0.0
 
 
 @register
-def add_run(
-    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
-):
+def add_run(buffers, tables, run, path, frame, taps):
     """Add samples to the volume: tables are (samples (m, samples),)."""
-    (samples,) = tables
+    (_, total), (samples,), (batch, _, first, count, sign) = buffers, tables, run
+    row, plane, kernel, unit = frame
     conjugate = type(unit)(sign)
     i = 0
     for _ in range(count):
-        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        place, ux, uy, uz = place_of(path, i, frame)
         value = samples[batch, first + i]
         pair = (value.real, conjugate * value.imag)
         scatter(total, place, row, plane, kernel, ux, uy, uz, taps, pair)
@@ -275,18 +307,17 @@ def add_run(
 
 
 @register
-def gradient_run(
-    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
-):
+def gradient_run(buffers, tables, run, path, frame, taps):
     """Add P^H (c P V - d) without storing the slice: tables are (weights, data)."""
-    powers, data = tables
+    (volume, total), (powers, data), (_, image, first, count, sign) = buffers, tables, run
+    row, plane, kernel, unit = frame
     line = 0 if powers.shape[0] == 1 else image
     with_data = data.shape[0] > 0
     conjugate = type(unit)(sign)
     square, mixed = 0.0, 0.0
     i = 0
     for _ in range(count):
-        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        place, ux, uy, uz = place_of(path, i, frame)
         re, im = gather(volume, place, row, plane, kernel, ux, uy, uz, taps)
         c = powers[line, first + i]
         square += np.float64(c * (re * re + im * im))
@@ -302,17 +333,16 @@ def gradient_run(
 
 
 @register
-def energy_run(
-    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
-):
+def energy_run(buffers, tables, run, path, frame, taps):
     """Sum as `gradient_run` does, and touch no second volume."""
-    powers, data = tables
+    (volume, _), (powers, data), (_, image, first, count, sign) = buffers, tables, run
+    row, plane, kernel, unit = frame
     line = 0 if powers.shape[0] == 1 else image
     with_data = data.shape[0] > 0
     conjugate = type(unit)(sign)
     square, mixed = 0.0, 0.0
     for i in range(count):
-        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        place, ux, uy, uz = place_of(path, i, frame)
         re, im = gather(volume, place, row, plane, kernel, ux, uy, uz, taps)
         square += np.float64(powers[line, first + i] * (re * re + im * im))
         if with_data:
@@ -322,15 +352,14 @@ def energy_run(
 
 
 @register
-def power_run(
-    volume, total, tables, batch, image, first, count, q, d, sign, row, plane, kernel, taps, unit
-):
+def power_run(buffers, tables, run, path, frame, taps):
     """Add c w to a real volume: tables are (weights,)."""
-    (powers,) = tables
+    (_, total), (powers,), (_, image, first, count, _) = buffers, tables, run
+    row, plane, kernel, _ = frame
     line = 0 if powers.shape[0] == 1 else image
     i = 0
     for _ in range(count):
-        place, ux, uy, uz = place_of(q, d, i, row, plane, unit)
+        place, ux, uy, uz = place_of(path, i, frame)
         c = powers[line, first + i]
         scatter(total, place, row, plane, kernel, ux, uy, uz, taps, (c,))
         i = far_from(i, count)
