@@ -330,15 +330,40 @@ def rates_of(programs, rounds):
     """Return images per second by program and call: medians of rounds that take turns."""
     seconds = {}
     for turn in range(rounds + 1):
-        for name, (calls, count) in programs.items():
+        for (name, images), calls in programs.items():
             for kind, call in calls.items():
                 began = time.perf_counter()
                 call()
                 # The first turn warms up.
                 if turn:
-                    taken = (time.perf_counter() - began) / count
-                    seconds.setdefault((name, kind), []).append(taken)
+                    taken = (time.perf_counter() - began) / images
+                    seconds.setdefault((name, images, kind), []).append(taken)
     return {key: 1 / float(np.median(values)) for key, values in seconds.items()}
+
+
+def programs_of(box, count, few):
+    """Return what is timed, and the errors of its slices, by program and number of images."""
+    rng = np.random.default_rng(0)
+    grid = fc.FourierGrid(box)
+    volume = rng.standard_normal((box,) * 3, dtype=np.float32)
+    half, rotations = grid.from_real(volume), random_rotations(count, rng)
+    expected = exact_slices(fc.SliceOperator(grid), volume, rotations[:2])
+    programs, errors = {}, {}
+
+    def add(name, images, made):
+        calls, samples = made
+        programs[name, images], errors[name, images] = calls, relative(samples, expected)
+
+    for width, oversampling in ((4, 1.5), (4, 2.0)):
+        options = {"width": width, "oversampling": oversampling}
+        add(f"KB {width}, {oversampling:g}", count, slicer(grid, half, rotations, options))
+    for images in (few, count):
+        chosen = rotations[:images]
+        add("KB 5, 1.5", images, slicer(grid, half, chosen, {}))
+        samples = fc.SliceOperator(grid, "kaiser_bessel").forward(half, chosen)
+        for name, anew in (("finufft", True), ("finufft, points set before", False)):
+            add(name, images, transformer(grid, volume, chosen, samples, anew))
+    return programs, errors
 
 
 def speed(quick):
@@ -347,34 +372,22 @@ def speed(quick):
     print("| N | program | images | error | slices/s | adjoints/s | gradients/s |")
     print("|---|---|---|---|---|---|---|")
     for box, count, few, rounds in ((64, 100, 50, 1),) if quick else PARTS:
-        rng = np.random.default_rng(0)
-        grid = fc.FourierGrid(box)
-        volume = rng.standard_normal((box,) * 3, dtype=np.float32)
-        half, rotations = grid.from_real(volume), random_rotations(count, rng)
-        expected = exact_slices(fc.SliceOperator(grid), volume, rotations[:2])
-        programs, errors = {}, {}
-        for width, oversampling in ((4, 1.5), (4, 2.0), (5, 1.5)):
-            options = {"width": width, "oversampling": oversampling}
-            calls, samples = slicer(grid, half, rotations, options)
-            name = f"KB {width}, {oversampling:g}"
-            programs[name], errors[name] = (calls, count), relative(samples, expected)
-        calls, samples = slicer(grid, half, rotations[:few], {})
-        programs["KB 5, 1.5, fewer"] = calls, few
-        errors["KB 5, 1.5, fewer"] = relative(samples, expected)
-        full = fc.SliceOperator(grid, "kaiser_bessel").forward(half, rotations[:few])
-        for name, anew in (("finufft 1e-3", True), ("finufft, points set before", False)):
-            calls, samples = transformer(grid, volume, rotations[:few], full, anew)
-            programs[name], errors[name] = (calls, few), relative(samples, expected)
+        programs, errors = programs_of(box, count, few)
         rates = rates_of(programs, rounds)
-        for name, (calls, images) in programs.items():
-            cells = [f"{rates[name, kind]:.4g}" for kind in calls] + [""] * (3 - len(calls))
-            row = [box, name, images, f"{errors[name]:.1e}", *cells]
+        for (name, images), calls in programs.items():
+            cells = [f"{rates[name, images, kind]:.4g}" for kind in calls] + [""] * (3 - len(calls))
+            row = [box, name, images, f"{errors[name, images]:.1e}", *cells]
             print("| " + " | ".join(map(str, row)) + " |")
-        other = "finufft 1e-3"
-        for name in programs:
+        for name, images in programs:
             if name.startswith("KB"):
-                over = [rates[name, k] / rates[other, k] for k in ("slices", "adjoints")]
-                print(f"{name} over {other}: slices {over[0]:.1f} x, adjoints {over[1]:.1f} x")
+                over = [
+                    rates[name, images, kind] / rates["finufft", images, kind]
+                    for kind in ("slices", "adjoints")
+                ]
+                print(
+                    f"{name} over finufft, {images} images: "
+                    f"slices {over[0]:.1f} x, adjoints {over[1]:.1f} x"
+                )
         print(flush=True)
 
 

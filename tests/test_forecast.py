@@ -9,7 +9,9 @@ from fastcryo import forecast, free_memory, reconstruct
 from fastcryo.cli import main
 from fastcryo.errors import InputError
 from fastcryo.forecast import plan_run
+from fastcryo.grid import FourierGrid
 from fastcryo.io.mrc import read_map
+from fastcryo.operators import SliceOperator
 from fastcryo.particles import read_particles
 from fastcryo.settings import Settings
 
@@ -44,6 +46,23 @@ def test_time_grows_with_images_epochs_symmetry_and_without_operators(star, tmp_
     assert seconds(Settings(solver="wiener")) < base
     whole = plan_run(particles, Settings(), None, tmp_path, free=GIB)
     assert seconds(Settings(), free=whole.images + whole.volumes) > base
+
+
+def test_oversampled_volumes_and_their_assembly_are_counted(star, tmp_path):
+    particles, window = read_particles(star), {"interpolation": "kaiser_bessel"}
+
+    def volumes(**settings):
+        return plan_run(particles, Settings(**settings), None, tmp_path, free=GIB).volumes
+
+    plain = volumes()
+    through_images = {"variance_reduction": None, "regularization": 1.0}
+    one = volumes(**window, **through_images)
+    operator = SliceOperator(FourierGrid(24), **window)
+    fine = operator.oversampled(24)
+    assert one - plain > fine.volume.nbytes
+    assert volumes(**window, **through_images, symmetry="C2") - one == fine.volume.nbytes
+    spread = 8 * 24**3 * 4
+    assert volumes(**window) - one >= 3 * spread
 
 
 def test_operators_are_left_out_first_then_images_go_to_disk(star, tmp_path):

@@ -8,9 +8,10 @@ import finufft
 import numpy as np
 import pytest
 
+from fastcryo import rows
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
-from fastcryo.kernels import wide
+from fastcryo.kernels import layout, wide
 from fastcryo.kernels.cpu import wide_rows
 from fastcryo.masks import soft_edge
 from fastcryo.operators import SliceOperator
@@ -269,6 +270,40 @@ def test_results_do_not_depend_on_the_number_of_threads():
     assert one == other
     np.testing.assert_array_equal(gradient, second)
     np.testing.assert_array_equal(diagonal, again)
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C2"])
+def test_gradients_of_blocks_add_up_in_one_volume_or_two(monkeypatch, symmetry):
+    problem = small_problem(**WIDEST, symmetry=symmetry)
+    volume, zero = problem.grid.from_real(noise(12)), problem.grid.zeros(complex)
+    loss, gradient = problem.loss_and_gradient(volume)
+    # By the transpose of the slices, which never are in one volume with their sums.
+    apart = problem.hvp(volume) - problem.right_hand_side()
+    scale = np.abs(gradient).max()
+    np.testing.assert_allclose(gradient, apart, rtol=0, atol=1e-12 * scale)
+    assert np.array_equal(problem.loss_and_gradient(zero)[1], -problem.right_hand_side())
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 7 * rows.SAMPLE_BYTES * problem.operator.samples)
+    again, parts = problem.loss_and_gradient(volume)
+    assert again == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(parts, gradient, rtol=0, atol=1e-12 * scale)
+
+
+def test_a_gradient_is_the_transpose_of_the_residual():
+    problem = small_problem(**WIDEST)
+    operator, volume = problem.operator, problem.grid.from_real(noise(12))
+    rotations = naive.random_rotations(30, np.random.default_rng(5))
+    halved = np.ones(operator.samples)
+    halved[operator.origin] = 2
+    residual = problem.weights * operator.forward(volume, rotations) - problem.data
+    sums = operator.normal(
+        volume,
+        layout.fixed_point_steps(rotations),
+        np.arange(30),
+        problem.weights,
+        problem.data,
+    )[0]
+    expected = operator.adjoint(residual * halved, rotations)
+    np.testing.assert_allclose(sums, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("width", [4, 5, 6])
