@@ -100,6 +100,8 @@ def reconstruct_settings(arguments: argparse.Namespace):
         prepared_type=arguments.prepared_type,
         subset=arguments.subset,
         invert=arguments.invert,
+        normalize=arguments.normalize,
+        ramp=arguments.ramp,
         seed=arguments.seed,
         **given,
     )

@@ -63,6 +63,8 @@ class Plan:
         Rough.
     ranks : int
         Memory is that of one of them.
+    treatment : tuple of str
+        What is done to the images as they are read, in words.
     """
 
     images: int
@@ -76,6 +78,7 @@ class Plan:
     batch: int
     seconds: float
     ranks: int = 1
+    treatment: tuple[str, ...] = ()
 
     @property
     def memory(self) -> int:
@@ -104,7 +107,7 @@ class Plan:
                 "every product goes through the images instead, which is slower"
             )
         lines.append(f"time: about {duration(self.seconds)} (rough)")
-        return lines
+        return [f"images: {words}" for words in self.treatment] + lines
 
 
 def plan_run(
@@ -143,7 +146,7 @@ def plan_run(
     InputError
         Volumes that do not fit, or a disk that is too small for the images.
     """
-    operator = operator_for(particles, settings)
+    operator, background = operator_for(particles, settings), settings.background(particles)
     if free is None:
         free = available_memory()
     usable = None if free is None else int(USABLE * free)
@@ -179,6 +182,7 @@ def plan_run(
         batch=batch,
         seconds=seconds_needed(particles, settings, operator, fits, thread_count() * ranks),
         ranks=ranks,
+        treatment=() if background is None else (background.describe(particles.pixel_size),),
     )
 
 

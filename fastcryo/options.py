@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from fastcryo._version import __version__
+from fastcryo.background import USUAL_RADIUS
+from fastcryo.interpolation import BACKENDS, INTERPOLATIONS
 from fastcryo.option_values import (
     number_or_wiener,
     positive_integer,
@@ -14,9 +16,6 @@ from fastcryo.option_values import (
     threshold_rule,
     variance_reduction_name,
 )
-
-# As in `fastcryo.backends`, which takes long to import.
-BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
 
 
 class Parser(argparse.ArgumentParser):
@@ -232,6 +231,18 @@ def _reconstruct(commands) -> None:
     option(data, "--invert", action="store_true", help="protein is dark in the images")
     option(
         data,
+        "--normalize",
+        type=positive_number,
+        nargs="?",
+        const=USUAL_RADIUS,
+        default=None,
+        metavar="RADIUS",
+        help="bring the background beyond RADIUS to mean 0, standard deviation 1: angstrom, or a "
+        f"part of the side of the box below 1 (without a number {USUAL_RADIUS}, as RELION)",
+    )
+    option(data, "--ramp", action="store_true", help="with --normalize: take off a plane first")
+    option(
+        data,
         "--mask",
         metavar="MRC|auto|sphere[:R]",
         help="mask for the FSC: a file with values 0 to 1, from the map, or a ball of R angstrom",
@@ -291,7 +302,7 @@ def _window(parser) -> None:
     option(
         parser,
         "--interpolation",
-        choices=("trilinear", "nearest", "kaiser_bessel"),
+        choices=INTERPOLATIONS,
         default="trilinear",
         help="kaiser_bessel: slices as exact as the data, at several times the cost",
     )

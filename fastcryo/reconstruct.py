@@ -113,6 +113,7 @@ def reconstruct(
         lambda: plan_run(particles, settings, prepared, out, free, communicator.size)
     )
     heading = [command or "called from Python", *plan.lines()]
+    particles = replace(particles, background=settings.background(particles))
     first = communicator.rank == 0
     logs = logged(out, report, heading, resume) if first else contextlib.nullcontext(silent)
     with logs as tell:

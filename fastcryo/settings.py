@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from fastcryo.background import Background
 from fastcryo.errors import InputError
 from fastcryo.interpolation import check_window
 from fastcryo.storage import STORAGES
 from fastcryo.symmetry import symmetry_matrices
+
+if TYPE_CHECKING:
+    from fastcryo.particles import Particles
 
 SOLVERS = ("sgd", "cg", "lbfgs", "wiener")
 SMALLEST_BATCH, LARGEST_BATCH, BATCHES_PER_EPOCH = 50, 1000, 10
@@ -54,6 +59,12 @@ class Settings:
     subset : int
         0: half-maps and the map of all; 1 or 2: only that half.
     invert : bool
+    normalize : float or None
+        Bring the background of every image, beyond this radius, to mean 0 and standard deviation 1:
+        angstrom, or a part of the side of the box if it is below 1; see
+        `fastcryo.background.Background`.
+    ramp : bool
+        Take a plane off the background first.
     seed : int
     """
 
@@ -81,6 +92,8 @@ class Settings:
     prepared_type: str = "float32"
     subset: int = 0
     invert: bool = False
+    normalize: float | None = None
+    ramp: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -99,6 +112,10 @@ class Settings:
         symmetry_matrices(self.symmetry)  # refuses an unknown name
         if self.subset not in (0, 1, 2):
             raise InputError(f"subset: {self.subset} is unknown, choose 1 or 2 (0: all)")
+        if self.normalize is not None and not self.normalize > 0:
+            raise InputError(f"normalize: a radius of {self.normalize:g} cannot be used")
+        if self.ramp and self.normalize is None:
+            raise InputError("ramp: goes with normalisation, add --normalize")
 
     @property
     def diagonal(self) -> str | None:
@@ -106,6 +123,12 @@ class Settings:
         if self.preconditioner != "auto":
             return self.preconditioner
         return "exact" if self.solver in ("cg", "lbfgs") else "gridding"
+
+    def background(self, particles: Particles) -> Background | None:
+        """Return what the images of particles are to be normalised by."""
+        if self.normalize is None:
+            return None
+        return Background.of(self.normalize, particles.box, particles.pixel_size, self.ramp)
 
     @property
     def assembles(self) -> bool:
