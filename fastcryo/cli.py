@@ -35,6 +35,7 @@ OVERRIDES = (
     "batch_size",
     "regularization",
     "noise",
+    "scale",
 )
 
 

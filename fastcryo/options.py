@@ -8,10 +8,10 @@ from fastcryo._version import __version__
 from fastcryo.background import USUAL_RADIUS
 from fastcryo.interpolation import BACKENDS, INTERPOLATIONS
 from fastcryo.option_values import (
-    number_or_wiener,
     positive_integer,
     positive_number,
     preconditioner_name,
+    prior,
     step_rule,
     threshold_rule,
     variance_reduction_name,
@@ -191,15 +191,25 @@ def _reconstruct(commands) -> None:
     option(
         solver,
         "--regularization",
-        type=number_or_wiener,
-        metavar="wiener|NUMBER",
-        help="prior by shell from the half-maps (wiener, default), or a constant lambda",
+        type=prior,
+        metavar="wiener|NUMBER|FILE",
+        help="prior by shell from the half-maps (wiener, default), a constant lambda, or a file "
+        "with lambda of shell 0, 1, ... to the last, one a line, in units of J (see the report)",
     )
     option(
         solver,
         "--noise",
-        choices=("estimated", "unit"),
-        help="noise by shell from the corners of the images (default), or variance 1",
+        choices=("estimated", "residuals", "unit"),
+        help="noise by shell from the corners of the images (estimated, default), from what first "
+        "half-maps leave of them (residuals), or variance 1 (unit)",
+    )
+    option(
+        solver,
+        "--scale",
+        choices=("none", "fitted", "file"),
+        help="scale of every image's signal: 1 (none, default), fitted to the projection of a "
+        "first map of its half-set, or rlnNormCorrection, rlnGroupScaleCorrection or "
+        "alignments3D/alpha of the file",
     )
     option(
         solver,

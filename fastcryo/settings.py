@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastcryo.particles import Particles
 
 SOLVERS = ("sgd", "cg", "lbfgs", "wiener")
+NOISES, SCALES = ("estimated", "residuals", "unit"), ("none", "fitted", "file")
 SMALLEST_BATCH, LARGEST_BATCH, BATCHES_PER_EPOCH = 50, 1000, 10
 
 
@@ -44,10 +45,16 @@ class Settings:
         None: a tenth of the set, from 50 to 1000.
     average : bool or None
         Average the iterates of the second half; None: where there is no variance reduction.
-    regularization : float or None
-        None: the Wiener prior by shell, from the half-maps; else lambda.
-    noise : {"estimated", "unit"}
-        sigma by shell from the corners of the images, or 1 as in the paper.
+    regularization : float, tuple of float or None
+        None: the Wiener prior by shell, from the half-maps; else lambda, or lambda of every shell
+        0..R, in units of J = diag H, that is of mean C^2 / sigma^2.
+    noise : {"estimated", "residuals", "unit"}
+        sigma by shell from the corners of the images; from what first half-maps leave of them; or 1
+        as in the paper.
+    scale : {"none", "fitted", "file"}
+        Scale of every image's signal: 1; fitted to the projection of a first map of its half-set
+        (`fastcryo.scales.shrunk_scales`); or what the file records
+        (`fastcryo.scales.with_recorded_scales`).
     symmetry : str
         Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
     maxres : float or None
@@ -84,8 +91,9 @@ class Settings:
     epochs: int = 10
     batch_size: int | None = None
     average: bool | None = None
-    regularization: float | None = None
+    regularization: float | tuple[float, ...] | None = None
     noise: str = "estimated"
+    scale: str = "none"
     symmetry: str = "C1"
     maxres: float | None = None
     box: int | None = None
@@ -101,8 +109,11 @@ class Settings:
             raise InputError(
                 f"solver: {self.solver!r} is unknown, choose from {', '.join(SOLVERS)}"
             )
-        if self.noise not in ("estimated", "unit"):
-            raise InputError(f"noise: {self.noise!r} is unknown, choose estimated or unit")
+        for name, choices in (("noise", NOISES), ("scale", SCALES)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name}: {getattr(self, name)!r} is unknown, choose from {', '.join(choices)}"
+                )
         if self.prepared_type not in STORAGES:
             raise InputError(
                 f"prepared type: {self.prepared_type!r} is unknown, "
@@ -129,6 +140,11 @@ class Settings:
         if self.normalize is None:
             return None
         return Background.of(self.normalize, particles.box, particles.pixel_size, self.ramp)
+
+    @property
+    def fits_images(self) -> bool:
+        """Whether first half-maps are made, to compare the images with."""
+        return self.noise == "residuals" or self.scale == "fitted"
 
     @property
     def assembles(self) -> bool:
