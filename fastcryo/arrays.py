@@ -25,6 +25,19 @@ def vectors_of(array: Any) -> ModuleType:
     return vectors
 
 
+def total_of_planes(by_plane: Any, multiplicity: NDArray[np.float64]) -> Any:
+    """Add up sums of the planes of a half grid, each as often as it counts in the full grid.
+
+    Of half grids on a card, a number that stays there until it is needed
+    (`fastcryo.card_numbers`).
+    """
+    if on_host(by_plane):
+        return float(by_plane @ multiplicity)
+    from fastcryo import card_numbers
+
+    return card_numbers.total_of_planes(by_plane, multiplicity)
+
+
 def fetch(array: Any) -> NDArray:
     """Return an array on the host."""
     return array if on_host(array) else array.copy_to_host()

@@ -22,6 +22,9 @@ SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 # simulator makes a Python thread of every one, so there they are few.
 THREADS = 4 if SIMULATED else 256
 BLOCKS = 2 if SIMULATED else 4096
+# Samples that a block works on at a time, see `fastcryo.kernels.cuda.slicing`. The simulator's
+# barriers are slow, so there they are more than threads.
+TILE = 64 if SIMULATED else 128
 
 # Small boxes and batches launch few blocks, which is no fault of the user's. numba-cuda has a
 # configuration of its own.
@@ -39,16 +42,18 @@ def kernel(function):
     return cuda.jit(function)
 
 
-def launch_shape(columns, rows):
-    """Return (blocks along columns, blocks along rows): a thread per column, as many as are useful.
+def launch_shape(columns, rows, columns_of_block=THREADS):
+    """Return (blocks along columns, blocks along rows), as many as are useful.
 
     Parameters
     ----------
     columns, rows : int
         Samples and images, or voxels and 1.
+    columns_of_block : int
+        How many a block takes at a time.
     """
-    across = max(1, min(-(-columns // THREADS), BLOCKS))
+    across = max(1, min(-(-columns // columns_of_block), BLOCKS))
     return across, max(1, min(rows, BLOCKS // across))
 
 
-__all__ = ["BLOCKS", "SIMULATED", "THREADS", "cuda", "kernel", "launch_shape"]
+__all__ = ["BLOCKS", "SIMULATED", "THREADS", "TILE", "cuda", "kernel", "launch_shape"]
