@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastcryo.kernels.cpu import vectors as cpu_vectors
 
@@ -43,9 +43,11 @@ def fetch(array: Any) -> NDArray:
     return array if on_host(array) else array.copy_to_host()
 
 
-def empty_like(array: Any) -> Any:
+def empty_like(array: Any, dtype: DTypeLike | None = None) -> Any:
     """Return an array of the same size beside another, with any values."""
-    return np.empty_like(array) if on_host(array) else vectors_of(array).empty_like(array)
+    if on_host(array):
+        return np.empty_like(array, dtype)
+    return vectors_of(array).empty_like(array, dtype)
 
 
 def copy_of(array: Any) -> Any:
@@ -83,8 +85,8 @@ def approach(mean: Any, volume: Any, share: float) -> None:
         vectors_of(mean).approach(mean, volume, weight)
 
 
-def from_signs(signs: NDArray[np.int8], volume: Any) -> Any:
-    """Return signs as a complex half grid beside a volume."""
+def from_signs(signs: Any, volume: Any) -> Any:
+    """Return signs as a complex half grid; they lie where the volume does."""
     if on_host(volume):
         return signs.astype(volume.dtype)
     out = empty_like(volume)

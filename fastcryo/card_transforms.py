@@ -58,9 +58,7 @@ class AxisTransform:
         wanted, factors = target
         picked = np.stack([wanted % length, np.full(len(wanted), -1)], axis=1).astype(np.int32)
         pick = np.stack([factors, factors], axis=1)
-        return cls(
-            length, inverse, (place(table), place(spread)), (place(picked), place(pick))
-        )
+        return cls(length, inverse, (place(table), place(spread)), (place(picked), place(pick)))
 
     def apply(self, array: Any, axis: int, fft: Callable, empty: Callable) -> Any:
         """Transform one axis of a 3-D array on the card; returns a new one."""

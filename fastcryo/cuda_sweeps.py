@@ -232,7 +232,9 @@ class CudaSweeps:
                 read, added = source, there
             else:
                 read = tuple(self._expand(volume) for volume in source)
-                added = tuple(self.empty((math.prod(self.plan.shape),), self.complex) for _ in there)
+                added = tuple(
+                    self.empty((math.prod(self.plan.shape),), self.complex) for _ in there
+                )
             sums = self.add_up(self.target, name, read, added, tables, steps, images)
             norm = self._finish(source, there, added, scale, damping)
             for given, out in zip(target, there, strict=True):

@@ -436,7 +436,9 @@ class SliceOperator:
 
         exact = self.backend == "cuda-deterministic"
         unit = self.real_dtype.type(self._unit)
-        card = CudaSweeps(self.interpolation, self.grid, self.frequencies(), unit, exact, self._fine)
+        card = CudaSweeps(
+            self.interpolation, self.grid, self.frequencies(), unit, exact, self._fine
+        )
         problem = card.too_small()
         if problem is None:
             return card

@@ -227,7 +227,7 @@ def sgd(
         batches = np.array_split(state.rng.permutation(len(problem)), batches_per_epoch)
         for number, batch in enumerate(batches):
             if estimated:
-                signs = rademacher(problem.grid, state.rng)
+                signs = rademacher(problem.grid, state.rng, state.volume)
                 probe = from_signs(signs, state.volume)
                 loss, _, _ = objective.loss_gradient_and_product(
                     state.volume, probe, batch, (gradient, product)

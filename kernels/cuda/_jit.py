@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import numba
+import numpy as np
 
 with warnings.catch_warnings():
     # Numba's own copy says that numba-cuda replaces it; either will do.
@@ -31,6 +32,25 @@ TILE = 64 if SIMULATED else 128
 for config in (numba.config, sys.modules.get("numba.cuda.core.config")):
     if config is not None:
         config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+
+
+if SIMULATED:
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    def _shared_array(self, shape, dtype):
+        """Return the shared array of the line that asks.
+
+        The simulator's own looks it up and stores it in two steps: threads of a block that ask at a
+        time may each get an array of their own.
+        """
+        caller = sys._getframe(1)
+        place = caller.f_code.co_filename, caller.f_lineno
+        return self._allocations.setdefault(place, np.empty(shape, dtype))
+
+    FakeCUDAShared.array = _shared_array
+    # Threads that wait at a barrier hold Python's lock for as long as this, 5 ms otherwise: tests
+    # of many barriers took 50 s in place of 31.
+    sys.setswitchinterval(1e-4)
 
 
 def kernel(function):

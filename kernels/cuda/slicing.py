@@ -188,9 +188,7 @@ def make_kernels(window, real, exact=False):
         shared = weights, cells, signs
         for image in range(cuda.blockIdx.y, steps.shape[0], cuda.gridDim.y):
             step, base = steps[image, 0], steps[image, 1]
-            for start in range(
-                cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE
-            ):
+            for start in range(cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE):
                 count = min(TILE, places.shape[0] - start)
                 settle(start, step, base, places, row, plane, centre, coefficients, unit, shared)
                 cuda.syncthreads()
@@ -209,9 +207,7 @@ def make_kernels(window, real, exact=False):
         shared = weights, cells, signs
         for image in range(cuda.blockIdx.y, steps.shape[0], cuda.gridDim.y):
             step, base = steps[image, 0], steps[image, 1]
-            for start in range(
-                cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE
-            ):
+            for start in range(cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE):
                 count = min(TILE, places.shape[0] - start)
                 settle(start, step, base, places, row, plane, centre, coefficients, unit, shared)
                 for s in range(cuda.threadIdx.x, count, THREADS):
@@ -252,9 +248,7 @@ def make_kernels(window, real, exact=False):
             for image in range(cuda.blockIdx.y, steps.shape[0], cuda.gridDim.y):
                 step, base, line = steps[image, 0], steps[image, 1], lines[image]
                 weight_line = 0 if powers.shape[0] == 1 else line
-                for start in range(
-                    cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE
-                ):
+                for start in range(cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE):
                     count = min(TILE, places.shape[0] - start)
                     settle(
                         start, step, base, places, row, plane, centre, coefficients, unit, shared
@@ -315,9 +309,7 @@ def make_kernels(window, real, exact=False):
             for image in range(cuda.blockIdx.y, steps.shape[0], cuda.gridDim.y):
                 step, base = steps[image, 0], steps[image, 1]
                 line = 0 if powers.shape[0] == 1 else lines[image]
-                for start in range(
-                    cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE
-                ):
+                for start in range(cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE):
                     count = min(TILE, places.shape[0] - start)
                     settle(
                         start, step, base, places, row, plane, centre, coefficients, unit, shared

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastcryo.kernels._jit import register
 from fastcryo.kernels.cuda._jit import SIMULATED, THREADS, cuda, kernel, launch_shape
+from fastcryo.kernels.formulas import probe_element, random_sign
 
 # Blocks per plane: 97 planes of N = 192 fill a card of 132 multiprocessors with 5 blocks each.
 SHARES = 1 if SIMULATED else 8
@@ -92,6 +93,15 @@ def _approach(mean, volume, share):
     for i in range(cuda.grid(1), mean.size, cuda.gridsize(1)):
         m, v = mean[i], volume[i]
         mean[i] = complex(m.real + share * (v.real - m.real), m.imag + share * (v.imag - m.imag))
+
+
+@kernel
+def _fill_signs(first_key, second_key, out):
+    n = out.shape[1]
+    for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+        z, y, x = i // n // n, i // n % n, i % n
+        element = probe_element(z, y, x, n, out.shape[0])
+        out[z, y, x] = random_sign(first_key, second_key, element)
 
 
 @kernel
@@ -239,9 +249,9 @@ def place(array):
     return cuda.to_device(array)
 
 
-def empty_like(array):
-    """Return an array of the same shape and type."""
-    return cuda.device_array(array.shape, array.dtype)
+def empty_like(array, dtype=None):
+    """Return an array of the same shape, of the same type unless given."""
+    return cuda.device_array(array.shape, array.dtype if dtype is None else dtype)
 
 
 def clear(out):
@@ -279,19 +289,23 @@ def approach(mean, volume, share):
     _everywhere(_approach, (mean, volume), (share,))
 
 
+def fill_signs(first_key, second_key, out):
+    """Fill a half grid, int8, with the random signs that the processor gives."""
+    _fill_signs[launch_shape(out.size, 1)[0], THREADS](first_key, second_key, out)
+
+
 def from_signs(signs, out):
-    """Copy signs, int8 on the host, to a complex volume."""
-    _everywhere(_from_signs, (cuda.to_device(signs),), (_real(out)(1),), (out.reshape(out.size),))
+    """Copy signs, int8, to a complex volume."""
+    _everywhere(_from_signs, (signs,), (_real(out)(1),), (out.reshape(out.size),))
 
 
 def take_probe(signs, product, mean, smoothed, probes, beta):
     """Take in a probe, signs Re(product): mean is that of so many, then smoothed follows it.
 
-    Signs are int8, on the host; mean <- mean + (probe - mean) / probes, and
+    Signs are int8; mean <- mean + (probe - mean) / probes, and
     smoothed <- beta smoothed + (1 - beta) mean.
     """
     real = mean.dtype.type
-    signs = cuda.to_device(signs)
     numbers = real(1 / probes), real(beta), real(1 - beta)
     _everywhere(_take_probe, (signs, product, mean, smoothed), numbers)
 
