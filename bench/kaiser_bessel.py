@@ -32,7 +32,7 @@ WINDOWS = {
 # inside as well. Kaiser-Bessel maps are tapered by sinc^2, as trilinear ones are, but "KB open".
 OPEN = ("trilinear", "padded, Wiener", "KB open", "KB", "KB, SGD")
 # N, images, fewer images and rounds of the speed.
-PARTS = ((128, 400, 100, 5), (256, 120, 30, 3))
+PARTS = ((128, 1000, 100, 5), (256, 400, 40, 3))
 MASKED = ("trilinear", "padded, Wiener", "KB", "KB in mask", "KB in mask, SGD")
 
 
@@ -354,12 +354,11 @@ def programs_of(box, count, few):
         calls, samples = made
         programs[name, images], errors[name, images] = calls, relative(samples, expected)
 
-    for width, oversampling in ((4, 1.5), (4, 2.0)):
-        options = {"width": width, "oversampling": oversampling}
-        add(f"KB {width}, {oversampling:g}", count, slicer(grid, half, rotations, options))
     for images in (few, count):
         chosen = rotations[:images]
-        add("KB 5, 1.5", images, slicer(grid, half, chosen, {}))
+        for width, oversampling in ((4, 1.5), (4, 2.0), (5, 1.5)):
+            options = {"width": width, "oversampling": oversampling}
+            add(f"KB {width}, {oversampling:g}", images, slicer(grid, half, chosen, options))
         samples = fc.SliceOperator(grid, "kaiser_bessel").forward(half, chosen)
         for name, anew in (("finufft", True), ("finufft, points set before", False)):
             add(name, images, transformer(grid, volume, chosen, samples, anew))

@@ -14,8 +14,8 @@ import numba
 import numpy as np
 
 from fastcryo.errors import InputError
+from fastcryo.interpolation import BACKENDS
 
-BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
 # What CUDA 13 compiles for.
 OLDEST_CARD = (7, 5)
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -104,7 +104,7 @@ def _try_kernel() -> None:
     from fastcryo.kernels.cuda._jit import cuda
 
     ones = cuda.to_device(np.ones((1, 1, 1), np.complex64))
-    if vectors.inner_by_plane(ones, ones)[0] != 1:
+    if vectors.inner_by_plane(ones, ones).copy_to_host().sum() != 1:
         raise RuntimeError("a kernel gave a wrong result")
 
 

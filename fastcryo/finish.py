@@ -13,7 +13,7 @@ from fastcryo import plots
 from fastcryo.findings import map_findings, particle_findings
 from fastcryo.html_report import save_html_report
 from fastcryo.io.mrc import write_map
-from fastcryo.masks import mask_from_map
+from fastcryo.masks import has_edge, mask_from_map
 from fastcryo.particles import Particles
 from fastcryo.postprocess import Postprocessed, postprocess
 from fastcryo.postprocess_files import write_postprocessed
@@ -40,8 +40,6 @@ class Run:
     prepared : path or None
     began : float
         By `time.perf_counter`.
-    tight : bool
-        Whether the mask of the solution is more than the taper, so that half-maps share an edge.
     """
 
     folder: Path
@@ -52,7 +50,6 @@ class Run:
     command: str
     prepared: str | os.PathLike | None
     began: float
-    tight: bool = False
 
 
 def finish(
@@ -84,6 +81,7 @@ def finish(
         seconds=time.perf_counter() - run.began,
         notes=tuple(notes),
         warnings=tuple(warnings),
+        image_scales=run.particles.scale,
     )
     write_history(
         run.folder / "run_history.json",
@@ -108,11 +106,11 @@ def _after(
     if isinstance(mask, str):
         mask = mask_from_map(maps["full"], pixel_size)
     halves = [maps["half1"], maps["half2"]]
-    if run.tight:
+    inside = problem.operator.mask
+    if has_edge(inside):
         # The maps are V times the mask. Correlated as they are, they would owe part of it to the
         # edge that they share, and nothing would show how much.
         halves = [problem.grid.to_real(solutions[name].volume) for name in ("half1", "half2")]
-        inside = problem.operator.mask
         mask = inside if mask is None else mask * inside
     return postprocess(
         *halves,

@@ -1,4 +1,4 @@
-"""The windows that slices may be read with, and which of their options go together."""
+"""The windows that slices may be read with and where, and which of their options go together."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastcryo.errors import InputError
 
 INTERPOLATIONS = ("nearest", "trilinear", "kaiser_bessel")
+BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
 WINDOW_ORDER = {"nearest": 1, "trilinear": 2}
 WIDTHS = (4, 5, 6)
 
@@ -37,8 +38,12 @@ def check_window(
     Raises
     ------
     InputError
-        Values out of range, or options that do not go together.
+        An unknown name, values out of range, or options that do not go together.
     """
+    if interpolation not in INTERPOLATIONS:
+        raise InputError(
+            f"interpolation: {interpolation!r} is unknown, choose from {', '.join(INTERPOLATIONS)}"
+        )
     kaiser_bessel = interpolation == "kaiser_bessel"
     if oversampling is None and kaiser_bessel:
         oversampling = 1.5
@@ -62,18 +67,3 @@ def check_window(
     if kaiser_bessel:
         return oversampling, 5 if width is None else int(width)
     return oversampling, None if oversampling is None else 2
-
-
-def host_only(backend: str) -> str:
-    """Return "cpu" where oversampled windows are asked for, which no graphics card has.
-
-    Raises
-    ------
-    InputError
-        CUDA was asked for by name.
-    """
-    if backend not in ("auto", "cpu"):
-        raise InputError(
-            f"backend: {backend} has no oversampled windows, choose cpu or interpolation trilinear"
-        )
-    return "cpu"

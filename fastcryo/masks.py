@@ -200,6 +200,16 @@ def mask_for(
         raise InputError(f"{wanted}: {error}") from error
 
 
+def mask_power(mask: NDArray | None) -> float:
+    """Return the mean of m^2: what a mask takes off diag H where H changes slowly; 1 without."""
+    return 1.0 if mask is None else float(np.mean(mask.astype(np.float64) ** 2))
+
+
+def has_edge(mask: NDArray | None) -> bool:
+    """Return whether a mask is 0 somewhere: maps that share its edge correlate by that alone."""
+    return mask is not None and not mask.all()
+
+
 def taper(box: int) -> NDArray[np.float32]:
     """Return sinc^2(x / N) along each axis, what trilinear windows multiply maps by.
 
@@ -211,8 +221,8 @@ def taper(box: int) -> NDArray[np.float32]:
 
 def solvent_mask_for(
     wanted: str | os.PathLike | ArrayLike | None, box: int, pixel_size: float
-) -> tuple[NDArray[np.float32] | None, bool]:
-    """Return the mask of a solution, and whether it is more than the taper.
+) -> NDArray[np.float32] | None:
+    """Return the mask that a user asks for during the solution.
 
     Parameters
     ----------
@@ -222,16 +232,16 @@ def solvent_mask_for(
         See `mask_for`.
     """
     if wanted is None or (isinstance(wanted, str) and wanted == "none"):
-        return None, False
+        return None
     if isinstance(wanted, str) and wanted == "taper":
-        return taper(box), False
+        return taper(box)
     if isinstance(wanted, str) and wanted == AUTO:
         raise InputError(
             "solvent mask: auto needs a map, which is not there yet; reconstruct with --mask auto "
             "first and give its run_mask.mrc"
         )
     try:
-        return mask_for(wanted, box, pixel_size) * taper(box), True
+        return mask_for(wanted, box, pixel_size) * taper(box)
     except InputError as error:
         raise InputError(
             f"solvent {error}" if str(error).startswith("mask") else str(error)

@@ -14,6 +14,7 @@ from fastcryo.free_memory import free_memory
 from fastcryo.grid import FourierGrid
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import prepare, stencil, vectors
+from fastcryo.masks import mask_power
 from fastcryo.operators import PRECISIONS
 from fastcryo.rows import blocks, copies_of
 from fastcryo.threads import thread_count
@@ -253,8 +254,9 @@ class NormalOperator:
         if not self.assembled:
             return self.problem.gridding_weight()
         if self.convolution is not None:
-            found, operator = self.convolution.diagonal, self.problem.operator
-            return found / found.dtype.type(operator.mask_power) + self.problem.damping
+            found = self.convolution.diagonal
+            power = found.dtype.type(mask_power(self.convolution.mask))
+            return found / power + self.problem.damping
         return self.matvec(np.ones(self.grid.shape, self.problem.operator.dtype)).real.copy()
 
     def as_linear_operator(self, coordinates: RealCoordinates | None = None) -> LinearOperator:

@@ -12,10 +12,10 @@ from fastcryo import toeplitz
 from fastcryo.arrays import on_host
 from fastcryo.backends import choose_backend, say_once
 from fastcryo.errors import InputError
-from fastcryo.fsc import checked_mask
 from fastcryo.grid import FourierGrid
-from fastcryo.interpolation import INTERPOLATIONS, WIDTHS, WINDOW_ORDER, check_window, host_only
+from fastcryo.interpolation import WIDTHS, WINDOW_ORDER, check_window
 from fastcryo.kernels import layout
+from fastcryo.masks import checked_mask, mask_power
 from fastcryo.oversampling import Oversampling, sweep_half_grids, triangle
 from fastcryo.rotations import orthonormal_rotations
 from fastcryo.rows import StoredRows, blocks, copies_of
@@ -59,9 +59,9 @@ class SliceOperator:
         "relion": the map is divided by sinc^2(|x| / M), as RELION does, instead of sinc^2 along
         each axis; for "trilinear" with oversampling.
     mask : array_like, shape (N, N, N), optional
-        m, values 0 to 1 in real space, for windows with oversampling: slices are those of the map
-        times m, P M with M = F diag(m) F^-1, which is its own transpose. The map that a solution V
-        shows is M V (`to_map`); where m = 0, V is what the prior makes of it.
+        m, 0 to 1 in real space, for windows with oversampling: slices are those of M V, with
+        M = F diag(m) F^-1, its own transpose. A solution V shows the map M V (`to_map`); where
+        m = 0, V is what the prior makes of it.
 
     Raises
     ------
@@ -81,16 +81,8 @@ class SliceOperator:
         compat: str | None = None,
         mask: ArrayLike | None = None,
     ):
-        if interpolation not in INTERPOLATIONS:
-            raise InputError(
-                f"interpolation: {interpolation!r} is unknown, "
-                f"choose from {', '.join(INTERPOLATIONS)}"
-            )
-        oversampling, width = check_window(
-            interpolation, oversampling, width, compat, mask is not None
-        )
-        if oversampling is not None:
-            backend = host_only(backend)
+        masked = mask is not None
+        oversampling, width = check_window(interpolation, oversampling, width, compat, masked)
         precision = np.dtype(dtype).name
         if precision not in PRECISIONS:
             raise InputError(f"dtype: {precision} is not supported, choose float32 or float64")
@@ -101,8 +93,8 @@ class SliceOperator:
         self.dtype = np.dtype(PRECISIONS[precision][0])
         self._unit = PRECISIONS[precision][1]
         self.oversampling, self.width, self.compat = oversampling, width, compat
-        self.mask = mask
-        if mask is not None:
+        self.mask = None
+        if masked:
             self.mask = checked_mask(mask, (grid.box,) * 3).astype(self.real_dtype, copy=False)
         self.reach = reach
         self.rows = layout.disc_rows(grid.radius, reach)
@@ -116,11 +108,6 @@ class SliceOperator:
         self._fine = None if oversampling is None else self.oversampled(grid.box)
         self._card = None if self.backend == "cpu" else self._sweeps_on_card(backend == "auto")
         self._pairs = self._card is not None or (self._tiled is not None and self._tiled.pairs)
-
-    @property
-    def mask_power(self) -> float:
-        """Mean of m^2: what the mask takes off diag H where H changes slowly; 1 without a mask."""
-        return 1.0 if self.mask is None else float(np.mean(self.mask.astype(np.float64) ** 2))
 
     def oversampled(self, side: int, exact: bool = False) -> Oversampling:
         """Return the way from a real box of any side to samples, with this operator's window.
@@ -155,7 +142,10 @@ class SliceOperator:
         -------
         ndarray, shape (n, samples), complex
         """
-        steps = layout.fixed_point_steps(orthonormal_rotations(rotations))
+        return self.slices(volume, layout.fixed_point_steps(orthonormal_rotations(rotations)), out)
+
+    def slices(self, volume: NDArray, steps: NDArray, out: NDArray | None = None) -> NDArray:
+        """Slice a half grid along fixed-point rows (n, 2, 3), see `forward`."""
         samples = self._out(out, (len(steps), self.samples))
         self._sweep("forward", (self.flat(volume),), self._none, (samples,), steps)
         return samples
@@ -188,11 +178,10 @@ class SliceOperator:
         if self._fine is not None:
             samples = samples.copy()
             samples[:, self.origin] /= 2
-            self._sweep("adjoint", self._none, (out.reshape(-1),), (samples,), steps)
-            return out
         self._sweep("adjoint", self._none, (out.reshape(-1),), (samples,), steps)
-        # The origin is its own mirror and was added twice.
-        out[0, self.grid.centre, self.grid.centre] -= samples[:, self.origin].sum().real
+        if self._fine is None:
+            # The origin is its own mirror and was added twice.
+            out[0, self.grid.centre, self.grid.centre] -= samples[:, self.origin].sum().real
         return out
 
     def frequencies(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -360,16 +349,26 @@ class SliceOperator:
         Oversampled operators: diag sum P^H c P of exact slices (`fastcryo.toeplitz`), for both.
         There w is the sinc of the distance, whose squares sum to one over the grid like the w of
         other windows: w^2 serves as the gridding weight too, without H <= diag of it. With a mask
-        the gridding weight is diag over `mask_power`, which is what H does where m = 1.
+        the gridding weight is diag over the mean of m^2, which is what H does where m = 1.
         """
         if self._fine is not None:
             spread = toeplitz.point_spread(self, steps, images, weights)
             found = toeplitz.toeplitz_diagonal(self.grid, spread, self.mask)
-            return found if squared else found / self.real_dtype.type(self.mask_power)
+            return found if squared else found / self.real_dtype.type(mask_power(self.mask))
         out = np.empty(self.grid.shape, self.real_dtype)
         name = "diagonal" if squared else "gridding"
         self._sweep(name, self._none, (out.reshape(-1),), (weights,), steps, images)
         return out
+
+    def gridded(
+        self, plan: Oversampling, steps: NDArray, images: NDArray, weights: NDArray | StoredRows
+    ) -> NDArray:
+        """Sum c w on the extended half volume of a plan of `oversampled`; real, on the host."""
+        if self._card is not None:
+            return self._card.gridding(plan, weights, steps, images)
+        added = np.zeros(plan.shape, plan.real_dtype)
+        plan.sweep("gridding", None, added, self.parts((weights,), steps, images), self.rows)
+        return added
 
     def place(self, array: NDArray) -> Any:
         """Return an array where the kernels run: on the card, or as it is.
@@ -440,7 +439,8 @@ class SliceOperator:
 
         exact = self.backend == "cuda-deterministic"
         unit = self.real_dtype.type(self._unit)
-        card = CudaSweeps(self.interpolation, self.grid, self.frequencies(), unit, exact)
+        what = self.interpolation, self.grid, self.frequencies()
+        card = CudaSweeps(*what, unit, exact, self._fine)
         problem = card.too_small()
         if problem is None:
             return card

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastcryo.fsc import shell_correlation
 from fastcryo.lanczos import describe_uncovered
+from fastcryo.masks import has_edge, mask_power
 from fastcryo.noise import wiener_prior
 from fastcryo.normal import NormalOperator
 from fastcryo.problem import KnownPoseProblem
@@ -28,14 +29,13 @@ def regularizations(
     settings: Settings,
     report: Report,
     operators: Mapping[str, NormalOperator] | None = None,
-    tight: bool = False,
-) -> dict[str, float | NDArray]:
+) -> dict[str, float | tuple[float, ...] | NDArray]:
     """Return lambda of both half-maps and of the full map.
 
     The Wiener prior is that of the Fourier coefficients V, whose noise is not spread evenly over
     the box; so its FSC is that of the weakly regularised minimisers, before any window or mask. For
-    those with a taper it is that of the maps; `tight`: the mask of the solution is more than that,
-    and would add to their FSC. With a mask lambda is in units of what H does where m = 1.
+    those with a taper it is that of the maps; a mask with an edge would add to their FSC. With a
+    mask lambda is in units of what H does where m = 1.
     `operators` are those of `fastcryo.assembled.assemble_all`, without lambda; without them
     products go through the images.
     """
@@ -65,11 +65,12 @@ def regularizations(
         )
         report(f"prior, half {number}", PRIOR_ITERATIONS, PRIOR_ITERATIONS, "")
         diagonals.append(diagonal)
-    if problem.operator.mask is not None and not tight:
+    mask = problem.operator.mask
+    if mask is not None and not has_edge(mask):
         weak = [grid.from_real(problem.operator.to_map(v)) for v in weak]
     fsc = smooth(shell_correlation(grid, *weak))
     for diagonal in diagonals:
-        diagonal /= problem.operator.mask_power
+        diagonal /= mask_power(mask)
     of_all = sum(len(h) / len(problem) * d for h, d in zip(halves, diagonals, strict=True))
     return {
         "half1": wiener_prior(grid, diagonals[0], fsc),
@@ -94,7 +95,7 @@ def shell_weights(
     """
     grid = problem.grid
     diagonal = problem.hessian_diagonal() if operator is None else operator.diagonal()
-    diagonal = diagonal / problem.operator.mask_power
+    diagonal = diagonal / mask_power(problem.operator.mask)
     shells = grid.shells()
     inside = grid.ball()
     least, greatest = np.full(grid.radius + 1, np.inf), np.zeros(grid.radius + 1)
@@ -105,9 +106,10 @@ def shell_weights(
 
 def gaps(problem: KnownPoseProblem, settings: Settings) -> list[str]:
     """Say which voxels nothing determines: no image sees them, and lambda is 0."""
-    if settings.regularization != 0:
+    if settings.regularization is None or np.all(settings.regularization):
         return []
-    unseen = problem.grid.ball() & ~(problem.hessian_diagonal() > 0)
+    free = problem.with_regularization(settings.regularization).damping == 0
+    unseen = problem.grid.ball() & free & ~(problem.hessian_diagonal() > 0)
     return [f"{describe_uncovered(problem.grid, unseen)}; they stay zero"] if unseen.any() else []
 
 

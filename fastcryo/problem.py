@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastcryo.arrays import fetch, vectors_of
+from fastcryo.arrays import fetch, total_of_planes, vectors_of
 from fastcryo.communicator import ALONE, Communicator
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
@@ -252,6 +252,7 @@ class KnownPoseProblem:
             symmetry,
             imaging_of(particles),
             noise_group,
+            particles.scale,
         )
         operator = operator_for(setup, box, radius, resolution, **slicing)
         source = None
@@ -348,9 +349,7 @@ class KnownPoseProblem:
 
         The window of the interpolation is corrected for (`SliceOperator.to_map`).
         """
-        shown = self.operator.to_map(volume)
-        shown *= (self.grid.box / self.image_box) ** 3
-        return shown
+        return self.operator.to_map(volume) * (self.grid.box / self.image_box) ** 3
 
     def hessian_diagonal(self, batch: ArrayLike | None = None) -> NDArray:
         """Return J = diag H = 1/n sum C^2/sigma^2 w^2 + lambda exactly; a real half grid."""
@@ -418,7 +417,7 @@ class KnownPoseProblem:
     def _damped_norm(self, volume: NDArray) -> float:
         damping = self.operator.beside(self.damping, volume)
         by_plane = vectors_of(volume).damped_norm_by_plane(volume, damping)
-        return float(by_plane @ self.grid.plane_multiplicity)
+        return total_of_planes(by_plane, self.grid.plane_multiplicity)
 
     def _curvature(self, square: float, direction: NDArray, count: int) -> float:
         (square,) = self.communicator.sums(square)

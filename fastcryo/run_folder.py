@@ -54,8 +54,7 @@ def fingerprint(particles: Particles, settings: Settings, mask: NDArray | None =
     arrays += [particles.stack, particles.slice, np.array([particles.pixel_size, particles.box])]
     if particles.ctf is not None:
         arrays.append(particles.ctf.coefficients())
-    if mask is not None:
-        arrays.append(mask)
+    arrays += [a for a in (particles.brightness, particles.scale, mask) if a is not None]
     imaging = imaging_of(particles)
     if imaging is not None:
         arrays += imaging.arrays()

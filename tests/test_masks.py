@@ -6,6 +6,7 @@ import pytest
 from fastcryo.errors import InputError
 from fastcryo.io.mrc import write_map
 from fastcryo.masks import (
+    has_edge,
     mask_for,
     mask_from_map,
     otsu_threshold,
@@ -90,16 +91,15 @@ def test_masks_that_do_not_fit_name_the_file_and_the_remedy(tmp_path):
         mask_for("sphere:1000", 32, 2.0)
 
 
-def test_masks_of_a_solution_fall_off_towards_the_faces(tmp_path):
-    assert solvent_mask_for(None, 16, 2.0) == (None, False)
-    assert solvent_mask_for("none", 16, 2.0) == (None, False)
-    alone, tight = solvent_mask_for("taper", 16, 2.0)
-    assert not tight
+def test_masks_of_a_solution_fall_off_towards_the_faces():
+    assert solvent_mask_for(None, 16, 2.0) is None
+    assert solvent_mask_for("none", 16, 2.0) is None
+    alone = solvent_mask_for("taper", 16, 2.0)
     assert alone[8, 8, 8] == 1
     assert alone[8, 8, 0] == pytest.approx(np.sinc(0.5) ** 2)
-    ball, tight = solvent_mask_for("sphere:8", 16, 2.0)
-    assert tight
+    ball = solvent_mask_for("sphere:8", 16, 2.0)
     np.testing.assert_array_equal(ball, mask_for("sphere:8", 16, 2.0) * alone)
+    assert [has_edge(mask) for mask in (None, alone, ball)] == [False, False, True]
     with pytest.raises(InputError, match=r"solvent mask: auto needs a map.*run_mask\.mrc"):
         solvent_mask_for("auto", 16, 2.0)
     with pytest.raises(InputError, match=r"solvent mask: sphere:big"):

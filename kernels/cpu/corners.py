@@ -204,3 +204,35 @@ def scatter(typingctx, volume, places, weights, i, row, plane, added):
         return context.get_dummy_value()
 
     return types.void(volume, places, weights, i, row, plane, added), generate
+
+
+@intrinsic_function
+def scatter_power(typingctx, volume, places, weights, i, row, plane, added, squared):
+    """Add to the corners of a cell of a real volume with their weights, or the squares of these."""
+    _check_taps(places, weights, i, row, plane)
+    real = weights.dtype
+    demand(
+        volume == types.Array(real, 1, "C") and added == real,
+        f"volume and value must be {real} like the weights, got {volume} and {added}",
+    )
+    demand(squared == types.boolean, f"a choice is needed, got {squared}")
+    pair = Vector(real, 2)
+
+    def generate(context, builder, sig, args):
+        vector = context.get_value_type(pair)
+        rows, pointers, along_x = _rows(context, builder, sig, args, vector)
+        added, squared = args[6:]
+        align = real.bitwidth // 8
+
+        def power(weight):
+            square = builder.fmul(weight, weight, flags=CONTRACT)
+            return builder.select(squared, square, weight)
+
+        along_x = builder.fmul(splat(builder, added, 2), power(along_x), flags=CONTRACT)
+        former = [builder.load(pointer, align=align) for pointer in pointers]
+        for weight, before, pointer in zip(rows, former, pointers, strict=True):
+            term = builder.fmul(power(weight), along_x, flags=CONTRACT)
+            builder.store(builder.fadd(before, term, flags=CONTRACT), pointer, align=align)
+        return context.get_dummy_value()
+
+    return types.void(volume, places, weights, i, row, plane, added, squared), generate

@@ -194,7 +194,7 @@ def scatter_trilinear_plain(volume, places, weights, i, row, plane, value):
 
 
 @register
-def scatter_power_trilinear(volume, places, weights, i, row, plane, value, squared):
+def scatter_power_trilinear_plain(volume, places, weights, i, row, plane, value, squared):
     """Add to the eight corners of a cell with their weights, or the squares of these."""
     gx, fx = weights[4, i], weights[5, i]
     if squared:
@@ -247,7 +247,7 @@ TRILINEAR_PLAIN = SimpleNamespace(
     list_taps=list_trilinear_plain,
     gather=gather_trilinear_plain,
     scatter=scatter_trilinear_plain,
-    scatter_power=scatter_power_trilinear,
+    scatter_power=scatter_power_trilinear_plain,
     **SCALARS,
 )
 TRILINEAR_VECTORS = SimpleNamespace(
@@ -256,7 +256,7 @@ TRILINEAR_VECTORS = SimpleNamespace(
     list_taps=corners.list_taps,
     gather=corners.gather,
     scatter=corners.scatter,
-    scatter_power=scatter_power_trilinear,
+    scatter_power=corners.scatter_power,
     **VECTORS,
 )
 # Without compilation there are no vectors.
