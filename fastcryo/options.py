@@ -156,7 +156,7 @@ def _reconstruct(commands) -> None:
         default=None,
         metavar="MRC|sphere[:R]|taper|none",
         help="for kaiser_bessel: multiply the map by a mask during the solution; taper (default) "
-        "falls off towards the faces of the box as trilinear maps do, and is in the others too",
+        "falls off towards the faces of the box as trilinear maps do, and is part of the others",
     )
     _backend(solver)
     option(

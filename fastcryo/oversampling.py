@@ -169,6 +169,12 @@ class Oversampling:
                 found.append((z0, z1, int(np.abs(rows - centre).max())))
         return found
 
+    def corrected(self, part: NDArray, rows: slice) -> NDArray:
+        """Return rows of a real box times the mask and the inverse of the window's transform."""
+        for factor in self.correction:
+            part = part * (factor[:, rows] if factor.shape[1] > 1 else factor)
+        return part
+
     def row_chunks(self) -> list[slice]:
         """Return rows of a real box, for one thread each."""
         return [slice(y, y + PLANES) for y in range(0, self.side, PLANES)]
@@ -181,15 +187,13 @@ class Oversampling:
     def expand(self, volume: NDArray) -> NDArray:
         """Transform a real box (side, side, side) to E; returns `volume`."""
         side, fine, back = self.side, self.fine, self.side // 2
-        corrected = volume.astype(self.real_dtype, copy=True)
-        for factor in self.correction:
-            corrected *= factor
         planes = np.empty((fine // 2 + 1, side, side), self.dtype)
 
         def along_z(rows: slice) -> None:
-            wrapped = np.zeros((fine, *corrected[0, rows].shape), self.real_dtype)
-            wrapped[: side - back] = corrected[back:, rows]
-            wrapped[fine - back :] = corrected[:back, rows]
+            part = self.corrected(volume[:, rows], rows)
+            wrapped = np.zeros((fine, *part.shape[1:]), self.real_dtype)
+            wrapped[: side - back] = part[back:]
+            wrapped[fine - back :] = part[:back]
             planes[:, rows] = scipy.fft.rfft(wrapped, axis=0, overwrite_x=True)
 
         run(along_z, self.row_chunks())
@@ -261,12 +265,10 @@ class Oversampling:
 
         def along_z(rows: slice) -> None:
             full = scipy.fft.irfft(half[:, rows], fine, axis=0, norm="forward")
-            out[:back, rows] = full[fine - back :]
-            out[back:, rows] = full[: side - back]
+            part = np.concatenate([full[fine - back :], full[: side - back]])
+            out[:, rows] = self.corrected(part, rows)
 
         run(along_z, self.row_chunks())
-        for factor in self.correction:
-            out *= factor
         return out
 
     def sweep(

@@ -20,7 +20,7 @@ from fastcryo.finish import Run, finish
 from fastcryo.forecast import plan_run
 from fastcryo.free_memory import free_memory
 from fastcryo.image_fit import first_maps, fitted_scales, residual_noise
-from fastcryo.masks import AUTO, mask_for, solvent_mask_for
+from fastcryo.masks import AUTO, has_edge, mask_for, solvent_mask_for
 from fastcryo.noise import estimate_noise_by_group
 from fastcryo.particles import Particles
 from fastcryo.prepared import read_header
@@ -184,6 +184,12 @@ def solve_and_finish(
         operators, note = assemble_all(problem, halves, report)
     priors = regularizations(problem, halves, settings, report, operators)
     notes = [*notes, *([note] if note else []), *gaps(problem, settings)]
+    inside = problem.operator.mask
+    if has_edge(inside):
+        notes.append(
+            f"solvent mask: the maps are 0 in {np.mean(inside == 0):.0%} of the box; the unmasked "
+            "FSC is that of the solutions before the mask"
+        )
     jobs = {"half1": halves[0], "half2": halves[1], "full": problem}
     if settings.subset:
         jobs = {"full": problem}

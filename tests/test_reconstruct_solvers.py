@@ -205,7 +205,8 @@ def test_a_solvent_mask_is_in_the_maps_and_not_in_the_uncorrected_fsc(star, tmp_
     assert (mask == solvent_mask_for("sphere:20", 24, 4.0)).all()
     assert (found[mask == 0] == 0).all()
     halves = [read_map(tmp_path / "ball" / f"run_half{n}_class001_unfil.mrc")[0] for n in (1, 2)]
-    curves = record(tmp_path / "ball")["fsc"]
+    curves, notes = (record(tmp_path / "ball")[key] for key in ("fsc", "notes"))
+    assert "solvent mask: the maps are 0 in" in " ".join(notes)
     np.testing.assert_allclose(curves["masked"], fc.fsc(*halves), atol=1e-4)
     # Beyond the resolution the edge that both share correlates them.
     assert np.mean(curves["unmasked"][8:]) < np.mean(curves["masked"][8:])
