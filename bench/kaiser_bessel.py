@@ -433,7 +433,7 @@ def main():
     parser.add_argument("part", choices=("accuracy", "maps", "speed", "memory"))
     parser.add_argument("--quick", action="store_true", help="small boxes")
     parser.add_argument("--figure", help="PNG of the maps' curves")
-    parser.add_argument("--seeds", type=int, default=8, help="data sets of the maps")
+    parser.add_argument("--seeds", type=int, default=8, help="data sets of the maps, 2 or more")
     parser.add_argument("--threads", type=int)
     chosen = parser.parse_args()
     with use_threads(chosen.threads):
