@@ -93,9 +93,7 @@ class SliceOperator:
         self.dtype = np.dtype(PRECISIONS[precision][0])
         self._unit = PRECISIONS[precision][1]
         self.oversampling, self.width, self.compat = oversampling, width, compat
-        self.mask = None
-        if masked:
-            self.mask = checked_mask(mask, (grid.box,) * 3).astype(self.real_dtype, copy=False)
+        self.mask = checked_mask(mask, (grid.box,) * 3).astype(self.real_dtype) if masked else None
         self.reach = reach
         self.rows = layout.disc_rows(grid.radius, reach)
         self.samples = int(self.rows[-1, 0] + self.rows[-1, 2])
