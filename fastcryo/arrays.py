@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastcryo.kernels.cpu import vectors as cpu_vectors
 
@@ -25,14 +25,29 @@ def vectors_of(array: Any) -> ModuleType:
     return vectors
 
 
+def total_of_planes(by_plane: Any, multiplicity: NDArray[np.float64]) -> Any:
+    """Add up sums of the planes of a half grid, each as often as it counts in the full grid.
+
+    Of half grids on a card, a number that stays there until it is needed
+    (`fastcryo.card_numbers`).
+    """
+    if on_host(by_plane):
+        return float(by_plane @ multiplicity)
+    from fastcryo import card_numbers
+
+    return card_numbers.total_of_planes(by_plane, multiplicity)
+
+
 def fetch(array: Any) -> NDArray:
     """Return an array on the host."""
     return array if on_host(array) else array.copy_to_host()
 
 
-def empty_like(array: Any) -> Any:
+def empty_like(array: Any, dtype: DTypeLike | None = None) -> Any:
     """Return an array of the same size beside another, with any values."""
-    return np.empty_like(array) if on_host(array) else vectors_of(array).empty_like(array)
+    if on_host(array):
+        return np.empty_like(array, dtype)
+    return vectors_of(array).empty_like(array, dtype)
 
 
 def copy_of(array: Any) -> Any:
@@ -70,8 +85,8 @@ def approach(mean: Any, volume: Any, share: float) -> None:
         vectors_of(mean).approach(mean, volume, weight)
 
 
-def from_signs(signs: NDArray[np.int8], volume: Any) -> Any:
-    """Return signs as a complex half grid beside a volume."""
+def from_signs(signs: Any, volume: Any) -> Any:
+    """Return signs as a complex half grid; they lie where the volume does."""
     if on_host(volume):
         return signs.astype(volume.dtype)
     out = empty_like(volume)

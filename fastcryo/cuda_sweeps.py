@@ -6,20 +6,27 @@ import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcryo.arrays import on_host
+from fastcryo.arrays import fetch, on_host
 from fastcryo.backends import on_card
+from fastcryo.card_fft import card_fft
+from fastcryo.card_numbers import CardNumber, numbers, total_of_planes
+from fastcryo.card_transforms import CardTransforms
 from fastcryo.grid import FourierGrid
-from fastcryo.kernels.cpu import windows
-from fastcryo.kernels.cuda import slicing, vectors
-from fastcryo.kernels.cuda._jit import THREADS, cuda, launch_shape
+from fastcryo.kernels import wide
+from fastcryo.kernels.cuda import slicing, vectors, windows
+from fastcryo.kernels.cuda._jit import THREADS, TILE, cuda, launch_shape
+from fastcryo.oversampling import Oversampling
 from fastcryo.rows import StoredRows, copies_of
 
-WINDOWS = {"nearest": windows.NEAREST, "trilinear": windows.TRILINEAR_PLAIN}
+WINDOWS = {"nearest": windows.NEAREST, "trilinear": windows.TRILINEAR} | {
+    width: windows.wide_window(width) for width in (2, 4, 5, 6)
+}
 # One of the two pinned buffers that images pass through when they do not stay on the card: 128 MiB
 # take 5 ms on a PCIe 4 bus at 25 GB/s, a thousand times what it costs to start a copy.
 STREAM_BYTES = 128 * 2**20
@@ -29,32 +36,75 @@ SAMPLE_BYTES = 12
 VOLUMES = 12
 # The samples of one image add less than this times their largest value to a voxel: the unit lattice
 # of a plane has at most 12 points in the cube of side 2 about it, and weights are at most 1. Twice
-# as much and more is for images that are magnified by less than 1.
+# as much and more is for images that are magnified by less than 1. A window of W cells has W^2 / 4
+# times as many points in it.
 CROWDING = 32
-EXACT_BITS = 62
 
 ADDING = ("adjoint", "gradient", "diagonal", "gridding")
 
-_kernels: dict[tuple[str, bool], Any] = {}
+_kernels: dict[tuple, Any] = {}
 
 
-def kernels_of(interpolation: str, exact: bool) -> Any:
-    """Return the kernels of a window, made once."""
-    key = interpolation, exact
+def kernels_of(window: str | int, real: Any, exact: bool) -> Any:
+    """Return the kernels of a window, by name or width, made once."""
+    key = window, np.dtype(real), exact
     if key not in _kernels:
-        _kernels[key] = slicing.make_kernels(WINDOWS[interpolation], exact)
+        _kernels[key] = slicing.make_kernels(WINDOWS[window], key[1].type, exact)
     return _kernels[key]
 
 
-def exact_scale(bound: float) -> float:
-    """Return the power of two that turns sums of at most `bound` into whole numbers below 2^62.
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What the kernels need to know of a volume that they read or add to.
 
-    Of a sum whose bound is B, 2^-61 B is still seen; single precision sees 2^-24 of the sum itself.
-    An infinite or NaN bound gives 0.
+    Attributes
+    ----------
+    window : str or int
+        Of `WINDOWS`.
+    shape : tuple of int
+    places : tuple of int
+        Distances of neighbours along y and z, and the element of x = 0.
+    coefficients : array on the card
+        Polynomials of the weights of wide windows.
+    gain : float
+        A slice is at most so many times as large as the largest voxel.
+    crowding : float
+        The samples of an image add less than this times their largest value to a voxel.
+    plan : Oversampling or None
+        None: a half grid.
     """
-    if not math.isfinite(bound):
-        return 0.0
-    return 2.0 ** (EXACT_BITS - math.frexp(bound)[1]) if bound > 0 else 1.0
+
+    window: str | int
+    shape: tuple[int, ...]
+    places: tuple[int, int, int]
+    coefficients: Any
+    gain: float = 1.0
+    crowding: float = CROWDING
+    plan: Oversampling | None = None
+
+    @classmethod
+    def of_grid(cls, window: str, grid: FourierGrid, real: np.dtype) -> Target:
+        """Describe half grids."""
+        places = grid.box, grid.box**2, grid.centre
+        return cls(window, grid.shape, places, cuda.to_device(np.zeros((1, 1), real)))
+
+    @classmethod
+    def of_plan(cls, plan: Oversampling) -> Target:
+        """Describe the extended half volumes of an oversampled grid."""
+        row = plan.shape[2]
+        u = np.linspace(-0.5, 0.5, 65)
+        weights = np.polynomial.polynomial.polyval(u, plan.kernel.astype(np.float64))
+        gain = 1.01 * float(np.abs(weights[: plan.width]).sum(axis=0).max()) ** 3
+        places = row, row * plan.shape[1], plan.bound
+        coefficients = cuda.to_device(plan.kernel)
+        crowding = CROWDING * max(plan.width / 2, 1) ** 2
+        return cls(plan.width, plan.shape, places, coefficients, gain, crowding, plan)
+
+    def steps(self, view: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return rotations, as for the grid of side N, in cells of this volume."""
+        if self.plan is not None:
+            view = wide.oversampled_steps(view, self.plan.box, self.plan.fine)
+        return np.ascontiguousarray(view)
 
 
 @dataclass(eq=False)
@@ -63,7 +113,7 @@ class CudaSweeps:
 
     Attributes
     ----------
-    interpolation : {"nearest", "trilinear"}
+    interpolation : str
     grid : FourierGrid
     frequencies : tuple of ndarray
         h and k of every sample.
@@ -71,6 +121,8 @@ class CudaSweeps:
         Resolution of the weights, in the precision of the volume.
     exact : bool
         Sum whole numbers: the same bits in every run.
+    plan : Oversampling or None
+        The oversampled grid that slices are read from, if any.
     """
 
     interpolation: str
@@ -78,6 +130,7 @@ class CudaSweeps:
     frequencies: tuple[NDArray[np.int64], NDArray[np.int64]]
     unit: Any
     exact: bool
+    plan: Oversampling | None = None
     _kept: dict[int, tuple[weakref.ref, Any]] = field(default_factory=dict, repr=False)
     _largest: dict[int, tuple[weakref.ref, float]] = field(default_factory=dict, repr=False)
     _buffers: dict[tuple, tuple[NDArray, Any]] = field(default_factory=dict, repr=False)
@@ -86,14 +139,34 @@ class CudaSweeps:
         places = np.stack(self.frequencies, axis=1)
         self.places = cuda.to_device(np.ascontiguousarray(places, np.int16))
         self.real = np.dtype(type(self.unit))
+        self.complex = np.dtype(f"c{2 * self.real.itemsize}")
         self.no_damping = cuda.to_device(np.zeros((1, 1, 1), self.real))
-        self.nothing = cuda.to_device(np.zeros((1, 2), self.real))
+        self.nothing = cuda.to_device(np.zeros(1, self.real))
+        self.no_scale = cuda.to_device(np.ones(1))
         self.streams = cuda.stream(), cuda.stream()
+        self.target = (
+            Target.of_grid(self.interpolation, self.grid, self.real)
+            if self.plan is None
+            else Target.of_plan(self.plan)
+        )
+
+    @cached_property
+    def transforms(self) -> CardTransforms | None:
+        """The transforms to and from the oversampled grid; None: on the host."""
+        fft = card_fft()
+        if fft is None:
+            return None
+        return CardTransforms.of(self.plan, self.grid, fft, self.place, self.empty)
 
     def needs(self) -> int:
         """Return the bytes of the card that a reconstruction takes, without its images."""
-        voxels = math.prod(self.grid.shape)
-        return VOLUMES * 2 * self.real.itemsize * voxels + 2 * STREAM_BYTES
+        voxels = VOLUMES * math.prod(self.grid.shape)
+        if self.plan is not None:
+            # Two to read, two to add to, and the two of a step of a transform.
+            voxels += 4 * math.prod(self.plan.shape) + 2 * self.plan.fine * math.prod(
+                self.plan.shape[:2]
+            )
+        return 2 * self.real.itemsize * voxels + 2 * STREAM_BYTES
 
     def too_small(self) -> str | None:
         """Say so, and what helps, if the card has too little memory left."""
@@ -141,100 +214,155 @@ class CudaSweeps:
         images: NDArray[np.int64] | None,
         scale: float = 1.0,
         damping: NDArray | None = None,
-    ) -> tuple[float, float, float, float]:
+    ) -> tuple[float | CardNumber, ...]:
         """Run a kernel on some images; arguments and result as in `SliceOperator._sweep`.
 
-        Sources and targets may lie on the host or on the card.
+        Sources and targets may lie on the host or on the card. The sums stay on the card, as
+        numbers that are read when they are needed, if a half grid lies there.
         """
+        source = tuple(volume for volume in source if volume.size)
+        target = tuple(volume for volume in target if volume.size)
+        stay = any(not on_host(volume) for volume in (*source, *target))
         with on_card(self.grid.box):
             source = tuple(self.place(volume) for volume in source)
             there = tuple(
-                self.zeros(out.shape, out.dtype) if on_host(out) else out for out in target
+                self.empty(out.shape, out.dtype) if on_host(out) else out for out in target
             )
-            for given, out in zip(target, there, strict=True):
-                if given is out:
-                    vectors.clear(out)
-            sums = self._add_up(name, source, there, tables, steps, images)
-            norm = self._finish(source, there, scale, damping) if name in ADDING else 0.0
+            if self.plan is None:
+                read, added = source, there
+            else:
+                read = tuple(self._expand(volume) for volume in source)
+                added = tuple(
+                    self.empty((math.prod(self.plan.shape),), self.complex) for _ in there
+                )
+            sums = self.add_up(self.target, name, read, added, tables, steps, images)
+            norm = self._finish(source, there, added, scale, damping)
             for given, out in zip(target, there, strict=True):
                 if given is not out:
                     out.copy_to_host(given)
-        return *sums, norm
+            sums = (*sums, norm)
+            return sums if stay else tuple(float(number) for number in sums)
 
-    def _finish(self, source, target, scale, damping):
+    def gridding(
+        self,
+        plan: Oversampling,
+        weights: NDArray | StoredRows,
+        steps: NDArray[np.int64],
+        images: NDArray[np.int64],
+    ) -> NDArray:
+        """Return the sum of c w on the extended half volume of a plan of any side, on the host."""
+        with on_card(self.grid.box):
+            added = self.empty((math.prod(plan.shape),), self.real)
+            self.add_up(Target.of_plan(plan), "gridding", (), (added,), (weights,), steps, images)
+            return added.copy_to_host().reshape(plan.shape)
+
+    def _expand(self, flat: Any) -> Any:
+        """Return the extended half volume of a flat half grid."""
+        if self.transforms is not None:
+            extended = self.transforms.expand(flat.reshape(*self.grid.shape))
+        else:
+            half = fetch(flat).reshape(self.grid.shape)
+            extended = self.place(self.plan.expand(self.grid.to_real(half)))
+        return extended.reshape(extended.size)
+
+    def _contract(self, flat: Any, scale: float, out: Any) -> None:
+        """Fill a half grid with scale times the transpose of `_expand`."""
+        extended, factor = flat.reshape(*self.plan.shape), scale / self.grid.box**3
+        if self.transforms is not None:
+            self.transforms.contract(extended, factor, out)
+            return
+        half = self.grid.from_real(self.plan.contract(fetch(extended)), self.complex)
+        half *= self.real.type(factor)
+        out.copy_to_device(half)
+
+    def _finish(self, source, target, added, scale, damping) -> float | CardNumber:
         """Make scale sums over full discs + lambda V of sums over half ones; sums lambda |V|^2."""
-        norm = 0.0
+        norm, factor = 0.0, scale if self.plan is None else 1.0
         for number, flat in enumerate(target):
             out = flat.reshape(*self.grid.shape)
-            vectors.add_mirror_of(out)
-            if len(source) == len(target) and source[number].size:
+            if self.plan is None:
+                vectors.add_mirror_of(out)
+            else:
+                self._contract(added[number], scale, out)
+            if len(source) == len(target):
                 lam = self.no_damping if damping is None else self.constant(damping)
                 volume = source[number].reshape(*self.grid.shape)
-                by_plane = vectors.finish_sum(out, volume, self.real.type(scale), lam)
-                norm += float(by_plane @ self.grid.plane_multiplicity) if number == 0 else 0.0
+                by_plane = vectors.finish_sum(out, volume, self.real.type(factor), lam)
+                if number == 0:
+                    norm = total_of_planes(by_plane, self.grid.plane_multiplicity)
         return norm
 
-    def _add_up(self, name, source, target, tables, steps, images):
-        """Add to targets on the card; returns three sums."""
-        views = copies_of(steps)
+    def add_up(
+        self,
+        volume: Target,
+        name: str,
+        source: tuple[Any, ...],
+        target: tuple[Any, ...],
+        tables: tuple[NDArray | StoredRows, ...],
+        steps: NDArray[np.int64],
+        images: NDArray[np.int64] | None,
+    ) -> list[CardNumber]:
+        """Fill flat targets on the card with the sums of a kernel; returns three sums."""
+        views = [volume.steps(view) for view in copies_of(steps)]
         lasting = images is not None
-        lines = images if lasting else np.arange(len(steps))
-        sums = target, (1.0, 1.0)
+        lines = images if lasting else np.arange(len(views[0]))
+        sums = tuple(_real_view(out) for out in target), (self.no_scale, self.no_scale)
         exact = self.exact and name in ADDING
+        for out in sums[0]:
+            vectors.clear(out)
         if exact:
-            scales = self._scales(name, source, tables, len(lines) * len(views), lasting)
-            # Sums that are not finite are NaN in any order.
-            exact = all(scale > 0 for scale in scales)
-        if exact:
-            size = [2 * out.size if out.dtype.kind == "c" else out.size for out in target]
-            sums = tuple(self.zeros((length,), np.int64) for length in size), scales
-        kernels = kernels_of(self.interpolation, exact)
+            scales = self._scales(volume, name, source, tables, len(lines) * len(views), lasting)
+            sums = tuple(self.zeros((out.size,), np.int64) for out in sums[0]), scales
+        kernels = kernels_of(volume.window, self.real, exact)
+        source = tuple(_real_view(array) for array in source)
         found = []
         for part, rows, members, stream in self._parts(tables, lines, lasting, name != "forward"):
             for view in views:
-                found.append(
-                    self._launch(kernels, name, source, sums, part, rows, view[members], stream)
-                )
+                launch = kernels, name, volume, source, sums, part, rows, view[members], stream
+                found += self._launch(*launch)
             if name == "forward":
                 slices = part[0].copy_to_host(stream=stream)
                 stream.synchronize()
                 tables[0][members] = slices
-        cuda.synchronize()
+        places, total = numbers(3)
+        if len(found) != 1 or name == "forward":
+            # Streams of their own.
+            cuda.synchronize()
+        by_launch = self.zeros((max(1, len(found)), 3), np.float64)
+        for row, partials in enumerate(found):
+            slicing.add_columns[1, THREADS](partials, by_launch[row : row + 1])
+        slicing.add_columns[1, THREADS](by_launch, places.reshape(1, 3))
         if exact:
             for whole, scale, out in zip(*sums, target, strict=False):
-                vectors.from_exact(whole, 1 / scale, _real_view(out))
-        total = np.zeros(3)
-        for numbers in found:
-            if numbers is not None:
-                total += numbers.copy_to_host()
-        return total.tolist()
+                vectors.from_exact(whole, scale, _real_view(out))
+        return total
 
-    def _launch(self, kernels, name, source, sums, tables, lines, steps, stream):
-        """Launch one kernel for the images of one part; returns its sums, still on the card."""
-        shape = launch_shape(len(self.places), len(steps))
+    def _launch(self, kernels, name, volume, source, sums, tables, lines, steps, stream):
+        """Launch one kernel for the images of one part; returns its sums by block, on the card."""
+        shape = launch_shape(len(self.places), len(steps), TILE)
         common = cuda.to_device(np.ascontiguousarray(steps), stream), self.places
-        common = (*common, self.grid.box, self.unit)
+        common = (*common, *volume.places, volume.coefficients, self.unit)
         targets, scales = sums
         pair = len(source) == 2 or len(targets) == 2
         kernel = getattr(kernels, name + "_pair" if pair else name)[shape, THREADS, stream]
         if name == "forward":
             kernel(source[0], tables[0], *common)
-            return None
+            return []
         if name == "adjoint":
-            kernel(tables[0], _pairs(targets[0]), scales[0], *common)
-            return None
+            kernel(tables[0], targets[0], scales[0], *common)
+            return []
         lines = cuda.to_device(lines, stream)
         if name in ("diagonal", "gridding"):
-            target = targets[0].reshape(targets[0].size, 1)
-            kernel(target, tables[0], lines, scales[0], *common)
-            return None
-        adding = name == "gradient"
+            kernel(targets[0], tables[0], lines, scales[0], *common)
+            return []
+        if not targets:
+            targets = (self.nothing,)
         partials = cuda.device_array((shape[0] * shape[1], 3), np.float64)
         kernel(
             source[0],
             source[-1],
-            _pairs(targets[0]) if adding else self.nothing,
-            _pairs(targets[-1]) if adding else self.nothing,
+            targets[0],
+            targets[-1],
             *tables,
             lines,
             scales[0],
@@ -242,9 +370,7 @@ class CudaSweeps:
             partials,
             *common,
         )
-        numbers = cuda.device_array((1, 3), np.float64)
-        slicing.add_columns[1, THREADS, stream](partials, numbers)
-        return numbers.reshape(3)
+        return [partials]
 
     def _parts(self, tables, lines, lasting, filled) -> Iterator[tuple]:
         """Yield (tables on the card, rows in them, places in the batch, stream), part by part.
@@ -309,19 +435,19 @@ class CudaSweeps:
         memory[key] = weakref.ref(array, lambda _: memory.pop(key, None)), value
         return memory[key]
 
-    def _scales(self, name, source, tables, terms, lasting):
-        """Return what makes whole numbers of the terms of each target, from bounds of its sums.
-
-        A slice is at most as large as the largest voxel, as the weights of a window sum to 1.
-        """
+    def _scales(self, volume, name, source, tables, terms, lasting) -> tuple[Any, Any]:
+        """Return what makes whole numbers of the terms of each target, from bounds of its sums."""
         most = [self._largest_of(table, lasting) for table in tables]
-        if name == "gradient":
-            peaks = [vectors.largest(volume) for volume in source]
-            bounds = [most[0] * peak for peak in peaks]
-            bounds[0] += most[1]
-        else:
-            bounds = most[:1]
-        return tuple(exact_scale(CROWDING * terms * bound) for bound in bounds)
+        factor = volume.crowding * terms
+        if name != "gradient":
+            scales = vectors.scale_for(self.nothing, 0.0, factor * most[0])
+            return scales, scales
+        gain = factor * most[0] * volume.gain
+        found = [
+            vectors.scale_for(array, gain, factor * (most[1] if number == 0 else 0.0))
+            for number, array in enumerate(source)
+        ]
+        return found[0], found[-1]
 
     def _largest_of(self, table: NDArray | StoredRows, lasting: bool) -> float:
         found = self._largest.get(id(table))
@@ -342,9 +468,3 @@ def _real_view(array: Any) -> Any:
     """Return the numbers of a flat array, real and imaginary parts in turn."""
     real = np.zeros(0, array.dtype).real.dtype
     return array if array.dtype == real else array.view(real)
-
-
-def _pairs(array: Any) -> Any:
-    """Return a flat array of complex or whole numbers as (voxels, 2)."""
-    flat = _real_view(array) if array.dtype.kind == "c" else array
-    return flat.reshape(flat.size // 2, 2)

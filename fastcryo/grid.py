@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastcryo.arrays import vectors_of
+from fastcryo.arrays import total_of_planes, vectors_of
 from fastcryo.errors import InputError
 from fastcryo.threads import thread_count
 
@@ -124,11 +125,12 @@ class FourierGrid:
         """Inner product over the full grid, Re sum(conj(left) right); sums in float64."""
         self.check(left)
         self.check(right)
-        return float(vectors_of(left).inner_by_plane(left, right) @ self.plane_multiplicity)
+        by_plane = vectors_of(left).inner_by_plane(left, right)
+        return total_of_planes(by_plane, self.plane_multiplicity)
 
     def norm(self, half: NDArray) -> float:
         """Euclidean norm over the full grid."""
-        return float(np.sqrt(self.inner(half, half)))
+        return math.sqrt(self.inner(half, half))
 
     @cached_property
     def plane_multiplicity(self) -> NDArray[np.float64]:

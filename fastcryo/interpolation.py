@@ -38,18 +38,3 @@ def check_window(
     if kaiser_bessel:
         return oversampling, 5 if width is None else int(width)
     return oversampling, None if oversampling is None else 2
-
-
-def host_only(backend: str) -> str:
-    """Return "cpu" where oversampled windows are asked for, which no graphics card has.
-
-    Raises
-    ------
-    InputError
-        CUDA was asked for by name.
-    """
-    if backend not in ("auto", "cpu"):
-        raise InputError(
-            f"backend: {backend} has no oversampled windows, choose cpu or interpolation trilinear"
-        )
-    return "cpu"

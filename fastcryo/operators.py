@@ -13,7 +13,7 @@ from fastcryo.arrays import on_host
 from fastcryo.backends import choose_backend, say_once
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
-from fastcryo.interpolation import INTERPOLATIONS, WIDTHS, WINDOW_ORDER, check_window, host_only
+from fastcryo.interpolation import INTERPOLATIONS, WIDTHS, WINDOW_ORDER, check_window
 from fastcryo.kernels import layout
 from fastcryo.oversampling import Oversampling, sweep_half_grids, triangle
 from fastcryo.rotations import orthonormal_rotations
@@ -81,8 +81,6 @@ class SliceOperator:
                 f"choose from {', '.join(INTERPOLATIONS)}"
             )
         oversampling, width = check_window(interpolation, oversampling, width, compat)
-        if oversampling is not None:
-            backend = host_only(backend)
         precision = np.dtype(dtype).name
         if precision not in PRECISIONS:
             raise InputError(f"dtype: {precision} is not supported, choose float32 or float64")
@@ -361,6 +359,16 @@ class SliceOperator:
         self._sweep(name, self._none, (out.reshape(-1),), (weights,), steps, images)
         return out
 
+    def gridded(
+        self, plan: Oversampling, steps: NDArray, images: NDArray, weights: NDArray | StoredRows
+    ) -> NDArray:
+        """Sum c w on the extended half volume of a plan of `oversampled`; real, on the host."""
+        if self._card is not None:
+            return self._card.gridding(plan, weights, steps, images)
+        added = np.zeros(plan.shape, plan.real_dtype)
+        plan.sweep("gridding", None, added, self.parts((weights,), steps, images), self.rows)
+        return added
+
     def place(self, array: NDArray) -> Any:
         """Return an array where the kernels run: on the card, or as it is.
 
@@ -431,7 +439,9 @@ class SliceOperator:
 
         exact = self.backend == "cuda-deterministic"
         unit = self.real_dtype.type(self._unit)
-        card = CudaSweeps(self.interpolation, self.grid, self.frequencies(), unit, exact)
+        card = CudaSweeps(
+            self.interpolation, self.grid, self.frequencies(), unit, exact, self._fine
+        )
         problem = card.too_small()
         if problem is None:
             return card

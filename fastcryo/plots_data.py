@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.coverage import spread_directions
-from fastcryo.plots import new_figure, resolution_axis, say
+from fastcryo.plots import logarithmic, new_figure, resolution_axis, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,7 +132,7 @@ def _noise(axes: Axes, noise: NDArray | None, image_length: float, by_half: bool
         names = [f"group {group + 1}"] if groups > 1 else []
         names += [] if half is None else [f"half-set {half + 1}"]
         axes.plot(curve, lw=1.2, label=", ".join(names) or None)
-    axes.set_yscale("log")
+    logarithmic(axes)
     resolution_axis(axes, image_length, curves.shape[1])
     if 1 < len(curves) <= 8:
         axes.legend(frameon=False)
@@ -152,7 +152,7 @@ def _weights(axes: Axes, solution: Solution, length: float) -> None:
     prior = np.broadcast_to(np.asarray(solution.regularization, dtype=float), shells.shape)
     if (prior > 0).any():
         axes.plot(shells, np.where(prior > 0, prior, np.nan), "k--", lw=1, label="λ")
-    axes.set_yscale("log")
+    logarithmic(axes)
     resolution_axis(axes, length, len(shells))
     axes.legend(frameon=False)
 

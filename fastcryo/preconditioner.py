@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,22 +17,20 @@ from fastcryo.toeplitz import dominating_diagonal, toeplitz
 PROBINGS = ("rademacher", "coloured")
 
 
-def rademacher(grid: FourierGrid, rng: np.random.Generator) -> NDArray[np.int8]:
-    """Draw z(k) = z(-k) = +1 or -1 on the half grid."""
-    signs = rng.integers(0, 2, size=grid.shape, dtype=np.int8)
-    signs *= 2
-    signs -= 1
-    for plane in (0, grid.box // 2) if grid.box % 2 == 0 else (0,):
-        _make_symmetric(signs[plane])
+def rademacher(grid: FourierGrid, rng: np.random.Generator, beside: Any = None) -> Any:
+    """Draw z(k) = z(-k) = +1 or -1 on the half grid, int8.
+
+    Two numbers of the generator are the keys of a hash of every element
+    (`fastcryo.kernels.formulas.random_sign`): many threads draw, on a graphics card where `beside`
+    lies on one, and get the same signs.
+    """
+    keys = rng.integers(0, 2**32, size=2).tolist()
+    if beside is None or on_host(beside):
+        signs = np.empty(grid.shape, np.int8)
+    else:
+        signs = empty_like(beside, np.int8)
+    vectors_of(signs).fill_signs(*keys, signs)
     return signs
-
-
-def _make_symmetric(plane: NDArray) -> None:
-    """Copy one half of a plane that is its own mirror onto the other."""
-    n = len(plane)
-    mirror = (2 * (n // 2) - np.arange(n)) % n
-    flat, mirrored = np.arange(n * n), (mirror[:, None] * n + mirror[None, :]).ravel()
-    plane.ravel()[:] = plane.ravel()[np.minimum(flat, mirrored)]
 
 
 def parity_colours(grid: FourierGrid) -> NDArray[np.int64]:
@@ -134,8 +133,8 @@ class HutchinsonEstimate:
         self.smoothed += (1 - self.beta) * self.mean
         return self.smoothed
 
-    def take(self, signs: NDArray[np.int8], product: NDArray) -> NDArray:
-        """Take in the probe z * (H z) of signs z, wherever the estimate lies, and return D_k."""
+    def take(self, signs: Any, product: Any) -> Any:
+        """Take in the probe z * (H z) of signs z; all lie where the estimate does. Returns D_k."""
         if on_host(self.mean):
             return self.update(signs * product.real)
         self.probes += 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastcryo.arrays import fetch, vectors_of
+from fastcryo.arrays import fetch, total_of_planes, vectors_of
 from fastcryo.communicator import ALONE, Communicator
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
@@ -430,7 +430,7 @@ class KnownPoseProblem:
     def _damped_norm(self, volume: NDArray) -> float:
         damping = self.operator.beside(self.damping, volume)
         by_plane = vectors_of(volume).damped_norm_by_plane(volume, damping)
-        return float(by_plane @ self.grid.plane_multiplicity)
+        return total_of_planes(by_plane, self.grid.plane_multiplicity)
 
     def _curvature(self, square: float, direction: NDArray, count: int) -> float:
         (square,) = self.communicator.sums(square)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcryo import plots
 from fastcryo.assembled import assemble_all
 from fastcryo.communicator import ALONE, Communicator
 from fastcryo.errors import InputError
@@ -158,6 +159,8 @@ def solve_and_finish(
     `notes` say what was done to the images.
     """
     settings, folder = run.settings, run.folder
+    if problem.communicator.rank == 0:
+        plots.get_ready()
     identity = fingerprint(run.particles, settings)
     halves = [problem.select(members) for members in half_sets]
     operators, note = {}, ""

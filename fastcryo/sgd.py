@@ -227,7 +227,7 @@ def sgd(
         batches = np.array_split(state.rng.permutation(len(problem)), batches_per_epoch)
         for number, batch in enumerate(batches):
             if estimated:
-                signs = rademacher(problem.grid, state.rng)
+                signs = rademacher(problem.grid, state.rng, state.volume)
                 probe = from_signs(signs, state.volume)
                 loss, _, _ = objective.loss_gradient_and_product(
                     state.volume, probe, batch, (gradient, product)
@@ -236,25 +236,28 @@ def sgd(
                 inverse = thresholded_inverse(diagonal, threshold or 0.0, spread)
             else:
                 loss, _ = objective.loss_and_gradient(state.volume, batch, gradient)
+            if inverse is None:
+                direction = gradient
+            else:
+                vectors.scale_by(gradient, inverse, direction)
+            slope, curvature = 0.0, 0.0
+            if step in ("armijo", "exact"):
+                slope = problem.grid.inner(gradient, direction)
+                curvature = problem.curvature(direction, batch)
+            # All that an iteration reads back from a graphics card, in one copy.
+            loss, slope, curvature = float(loss), float(slope), float(curvature)
             if not np.isfinite(loss):
                 raise InputError(
                     f"step: the loss became {loss} in epoch {state.epoch + 1}, "
                     "choose a smaller step or --step decay"
                 )
-            if inverse is None:
-                direction = gradient
-            else:
-                vectors.scale_by(gradient, inverse, direction)
             if step == "decay":
                 done = state.epoch * batches_per_epoch + number
                 eta = initial_step / (1 + decay * done)
-            elif isinstance(step, str):
-                slope = problem.grid.inner(gradient, direction)
-                curvature = problem.curvature(direction, batch)
-                if step == "exact":
-                    eta = slope / curvature if curvature > 0 else 0.0
-                else:
-                    eta = backtrack(eta * growth, slope, curvature, armijo)
+            elif step == "exact":
+                eta = slope / curvature if curvature > 0 else 0.0
+            elif step == "armijo":
+                eta = backtrack(eta * growth, slope, curvature, armijo)
             else:
                 eta = float(step)
             vectors.step_along(state.volume, direction, problem.operator.real_dtype.type(eta))
@@ -269,7 +272,7 @@ def sgd(
         state.epoch += 1
         result = state.volume if state.average is None else state.average
         state.history.epoch_loss.append(
-            problem.loss(result) if variate is None else variate.refresh(result)
+            float(problem.loss(result) if variate is None else variate.refresh(result))
         )
         state.history.epoch_seconds.append(time.perf_counter() - began)
         if checkpoint is not None:

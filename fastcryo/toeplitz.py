@@ -87,10 +87,7 @@ def point_spread(
     ndarray, shape (2 N, 2 N, 2 N), real
     """
     plan = operator.oversampled(2 * operator.grid.box, exact=True)
-    added = np.zeros(plan.shape, plan.real_dtype)
-    parts = operator.parts((weights,), steps, images)
-    plan.sweep("gridding", None, added, parts, operator.rows)
-    return plan.contract(added)
+    return plan.contract(operator.gridded(plan, steps, images, weights))
 
 
 def toeplitz_diagonal(grid: FourierGrid, spread: NDArray) -> NDArray:

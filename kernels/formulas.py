@@ -81,3 +81,32 @@ def ctf_value(coefficients, fx, fy):
     if coefficients[5] != 0.0:
         value *= envelope(coefficients, fx, fy)
     return value
+
+
+@register
+def scramble(x):
+    """Mix the 32 bits of a number; every bit of the result depends on all of them.
+
+    References
+    ----------
+    C. Wellons, "Prospecting for hash functions" (2018): lowbias32.
+    """
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+@register
+def random_sign(first_key, second_key, number):
+    """Return -1 or 1, the same wherever it is computed, for two keys and a number below 2^32."""
+    return 2 * (scramble(scramble(number ^ first_key) ^ second_key) & 1) - 1
+
+
+@register
+def probe_element(z, y, x, n, planes):
+    """Return the number of an element of a half grid, the same for it and a mirror in its plane."""
+    element = (z * n + y) * n + x
+    if z == 0 or (n % 2 == 0 and z == planes - 1):
+        mirror = (z * n + (2 * (n // 2) - y) % n) * n + (2 * (n // 2) - x) % n
+        element = min(element, mirror)
+    return element

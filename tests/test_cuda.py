@@ -7,6 +7,7 @@ The simulator checks no types: tests/test_cuda_ptx.py compiles the kernels for r
 
 import copy
 import dataclasses
+import sys
 from types import SimpleNamespace
 
 import numba
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
-from fastcryo import backends, cuda_sweeps, operators
+from fastcryo import backends, card_fft, cuda_sweeps, operators
 from fastcryo.arrays import fetch, on_host
 from fastcryo.kernels.cpu import vectors as cpu_vectors
 from fastcryo.kernels.cuda import vectors
@@ -29,6 +30,10 @@ pytestmark = pytest.mark.skipif(backends.why_not_cuda() is not None, reason=REAS
 BOXES = (16,) if SIMULATED else (64, 128)
 CHEAP_BOXES = (15, 24) if SIMULATED else (63, 128)
 CUDA = ("cuda", "cuda-deterministic")
+OVERSAMPLED = {
+    "kaiser-bessel": {"interpolation": "kaiser_bessel"},
+    "padded": {"interpolation": "trilinear", "oversampling": 2},
+}
 IMAGES = 4 if SIMULATED else 300
 TOLERANCE = 1e-5
 
@@ -101,6 +106,41 @@ def test_loss_gradient_and_products_are_those_of_the_cpu(box, interpolation, bac
 
 
 @pytest.mark.parametrize("backend", CUDA)
+@pytest.mark.parametrize("window", OVERSAMPLED)
+def test_oversampled_windows_are_those_of_the_cpu(window, backend):
+    options, box = OVERSAMPLED[window], BOXES[0]
+    cpu, cuda = (problem_of(name, **options) for name in ("cpu", backend))
+    volume, direction, batch = half(box, 5), half(box, 6), [0, 1]
+    for ours, expected in zip(
+        cuda.loss_gradient_and_product(volume, direction, batch),
+        cpu.loss_gradient_and_product(volume, direction, batch),
+        strict=True,
+    ):
+        close(ours, expected)
+    close(cuda.loss(volume, batch), cpu.loss(volume, batch))
+    rotations = naive.random_rotations(2, np.random.default_rng(1))
+    samples = cpu.operator.forward(volume, rotations)
+    close(cuda.operator.forward(volume, rotations), samples)
+    close(cuda.operator.adjoint(samples, rotations), cpu.operator.adjoint(samples, rotations))
+
+
+def test_without_ffts_on_the_card_the_host_transforms(monkeypatch):
+    cpu, cuda = (problem_of(name, interpolation="kaiser_bessel") for name in ("cpu", "cuda"))
+    monkeypatch.setattr(cuda_sweeps, "card_fft", lambda: None)
+    volume = half(BOXES[0], 27)
+    there = cuda.operator.place(volume)
+    loss, gradient = cuda.loss_and_gradient(there, [2])
+    expected = cpu.loss_and_gradient(volume, [2])
+    close(float(loss), expected[0])
+    close(fetch(gradient), expected[1])
+
+
+def test_diagonals_of_exact_slices_are_those_of_the_cpu():
+    cpu, cuda = (problem_of(name, interpolation="kaiser_bessel") for name in ("cpu", "cuda"))
+    close(cuda.hessian_diagonal([1]), cpu.hessian_diagonal([1]))
+
+
+@pytest.mark.parametrize("backend", CUDA)
 @pytest.mark.parametrize("interpolation", ["nearest", "trilinear"])
 def test_diagonals_are_those_of_the_cpu(interpolation, backend):
     cpu, cuda = (problem_of(name, interpolation=interpolation) for name in ("cpu", backend))
@@ -124,11 +164,17 @@ def test_double_precision_is_kept():
     np.testing.assert_allclose(ours[1], expected[1], rtol=0, atol=1e-11 * np.abs(ours[1]).max())
 
 
-def test_back_projection_on_the_card_is_the_transpose_of_slicing():
+@pytest.mark.parametrize(
+    "window",
+    [{}, {"interpolation": "kaiser_bessel", "width": 4, "oversampling": 1.25}],
+    ids=["trilinear", "kaiser-bessel"],
+)
+@pytest.mark.parametrize("box", [BOXES[0], CHEAP_BOXES[0]])
+def test_back_projection_on_the_card_is_the_transpose_of_slicing(box, window):
     # Over the reals, as in tests/test_operators.py.
-    box, rng = BOXES[0], np.random.default_rng(9)
-    operator = fc.SliceOperator(fc.FourierGrid(box), backend="cuda")
-    rotations, volume = naive.random_rotations(4, rng), half(box, 10)
+    rng = np.random.default_rng(9)
+    operator = fc.SliceOperator(fc.FourierGrid(box), backend="cuda", **window)
+    rotations, volume = naive.random_rotations(2, rng), half(box, 10)
     slices = operator.forward(volume, rotations)
     noise = rng.normal(size=(2, *slices.shape)).astype(np.float32)
     samples = slices + noise[0] + 1j * noise[1]
@@ -200,6 +246,40 @@ def test_sgd_runs_on_the_card_as_on_the_cpu(arguments):
     assert all(on_host(volume) for volume in volumes)
 
 
+@pytest.mark.parametrize("window", [{}, {"interpolation": "kaiser_bessel"}], ids=["grid", "fine"])
+def test_an_iteration_reads_the_card_once_and_no_half_grid_crosses_the_bus(window, monkeypatch):
+    """Line search and loss come back in one copy of a few numbers."""
+    problem = problem_of("cuda", **window)
+    if window and card_fft.card_fft() is None:
+        pytest.skip("cupy, which transforms on the card, is not installed")
+    array = type(problem.operator.place(np.zeros(1)))
+    copies, by_iteration = [], []
+    copy_to_host, to_device = array.copy_to_host, cuda_sweeps.cuda.to_device
+
+    def fetched(self, *arguments, **options):
+        # The simulator's FFTs work on its arrays, which lie on the host.
+        if sys._getframe(1).f_code is not card_fft._simulated.__code__:
+            copies.append(("fetched", self.size))
+        return copy_to_host(self, *arguments, **options)
+
+    def sent(data, *arguments, **options):
+        copies.append(("sent", data.size))
+        return to_device(data, *arguments, **options)
+
+    def after(progress):
+        by_iteration.append(list(copies))
+        copies.clear()
+
+    monkeypatch.setattr(array, "copy_to_host", fetched)
+    monkeypatch.setattr(cuda_sweeps.cuda, "to_device", sent)
+    fc.sgd(problem, epochs=1, batch_size=1, callback=after)
+    assert len(by_iteration) == IMAGES
+    # The first one sends what stays on the card.
+    for found in by_iteration[1:]:
+        assert len([size for kind, size in found if kind == "fetched"]) == 1
+        assert max(size for _, size in found) < 50
+
+
 def test_sgd_goes_on_from_a_checkpoint_bit_for_bit():
     problem = problem_of("cuda-deterministic")
     states = []
@@ -231,11 +311,12 @@ def test_numbers_that_are_not_finite_reach_the_loss_and_the_gradient():
 
 @pytest.mark.parametrize("bound", [1e-30, 1.0, 3.0, 2.0**40])
 def test_exact_sums_cannot_overflow_and_lose_less_than_single_precision(bound):
-    scale = cuda_sweeps.exact_scale(bound)
+    scale = vectors.exact_scale(bound)
     assert np.log2(scale) == round(np.log2(scale))
     assert 2.0**61 <= bound * scale <= 2.0**62
-    assert cuda_sweeps.exact_scale(0.0) == 1.0
-    assert cuda_sweeps.exact_scale(np.inf) == cuda_sweeps.exact_scale(np.nan) == 0.0
+    assert vectors.exact_scale(0.0) == 1.0
+    assert np.isnan(vectors.exact_scale(np.inf))
+    assert np.isnan(vectors.exact_scale(np.nan))
 
 
 def test_no_voxel_gets_more_of_an_image_than_exact_sums_allow():
@@ -257,14 +338,14 @@ def test_sums_of_half_grids_are_those_of_the_cpu():
     real = np.random.default_rng(20).uniform(0, 2, grid.shape).astype(np.float32)
     real[0, 0, :3] = 0
     place = fc.SliceOperator(grid, backend="cuda").place
-    close(
-        vectors.inner_by_plane(place(left), place(right)), cpu_vectors.inner_by_plane(left, right)
-    )
+    sums = vectors.inner_by_plane(place(left), place(right))
+    close(fetch(sums).sum(axis=1), cpu_vectors.inner_by_plane(left, right))
+    assert float(grid.inner(place(left), place(right))) == pytest.approx(grid.inner(left, right))
     for damping in (real, real[:1, :1, :1].copy() + 1):
         ours, expected = place(left), left.copy()
         factor = np.float32(0.3)
         sums = vectors.finish_sum(ours, place(right), factor, place(damping))
-        close(sums, cpu_vectors.finish_sum(expected, right, factor, damping))
+        close(fetch(sums).sum(axis=1), cpu_vectors.finish_sum(expected, right, factor, damping))
         close(fetch(ours), expected)
     ours, expected = place(left), left.copy()
     vectors.step_along(ours, place(right), np.float32(0.7))
@@ -277,7 +358,8 @@ def test_sums_of_half_grids_are_those_of_the_cpu():
         fetch(thresholded_inverse(place(real), 0.5, place(real))),
         thresholded_inverse(real, 0.5, real),
     )
-    assert vectors.largest(place(left)) == pytest.approx(np.abs(left).max(), rel=1e-6)
+    bound = 3 * np.abs(left).max() + 1
+    assert fetch(vectors.scale_for(place(left), 3.0, 1.0)) == vectors.exact_scale(bound)
 
 
 def test_the_running_estimate_is_that_of_the_cpu():
@@ -289,7 +371,16 @@ def test_the_running_estimate_is_that_of_the_cpu():
     )
     for seed in (22, 23):
         signs, product = rademacher(problem.grid, rng), half(BOXES[0], seed)
-        close(fetch(ours.take(signs, place(product))), estimate.take(signs, product))
+        close(fetch(ours.take(place(signs), place(product))), estimate.take(signs, product))
+
+
+@pytest.mark.parametrize("box", CHEAP_BOXES)
+def test_random_signs_are_those_of_the_cpu(box):
+    grid, volume = fc.FourierGrid(box), half(box, 25)
+    there = fc.SliceOperator(grid, backend="cuda").place(volume)
+    ours = rademacher(grid, np.random.default_rng(26), there)
+    assert not on_host(ours)
+    np.testing.assert_array_equal(fetch(ours), rademacher(grid, np.random.default_rng(26)))
 
 
 def test_half_grids_come_back_where_they_were_given():

@@ -14,11 +14,14 @@ if numba.config.ENABLE_CUDASIM:
 
 from measure import ptx
 
-from fastcryo.kernels.cuda import slicing, vectors
+from fastcryo.kernels.cuda import axes, slicing, vectors
 
-KERNELS = {name: (kernel, types) for name, kernel, types in ptx.all_kernels()}
+# Other widths differ in nothing but the length of loops: `bench/graphics_card.py registers`.
+WINDOWS = ("nearest", "trilinear", 5)
+KERNELS = {name: (kernel, types) for name, kernel, types in ptx.all_kernels(windows=WINDOWS)}
 # Where float64 belongs: sums over images, and whole numbers for exact sums.
-MAY_USE_DOUBLE = ("gradient", "energy", "inner", "finish", "damped_norm", "add_columns")
+SUMS = ("gradient", "energy", "inner", "finish", "damped_norm")
+MAY_USE_DOUBLE = (*SUMS, "add_columns", "add_planes", "largest")
 PTXAS = ptx.find_ptxas()
 
 
@@ -63,6 +66,14 @@ def test_float64_stays_in_sums_over_images(compiled):
         assert doubles == [], name
 
 
+def test_a_thread_of_a_wide_window_adds_one_number_per_row(compiled):
+    """W^2 atomic sums, each of a whole row for the 2 W lanes of a sample."""
+    text = compiled[1]["5 adjoint"]
+    assert (
+        instructions(text)["atom.global.add.f32"] + instructions(text)["red.global.add.f32"] == 25
+    )
+
+
 @pytest.mark.skipif(PTXAS is None, reason="needs ptxas, from the wheel nvidia-cuda-nvcc")
 def test_no_kernel_spills_registers(compiled):
     capability, texts = compiled
@@ -74,7 +85,7 @@ def test_no_kernel_spills_registers(compiled):
 def test_no_kernel_is_left_out():
     dispatchers = type(slicing.add_columns)
     found = {kernel.py_func for kernel, _ in KERNELS.values()}
-    for module in (slicing, vectors):
+    for module in (axes, slicing, vectors):
         for name, value in vars(module).items():
             if isinstance(value, dispatchers):
                 assert value.py_func in found, name

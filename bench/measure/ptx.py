@@ -20,16 +20,14 @@ def signatures(exact=False, real=numba.float32):
     """Return the types of the arguments of every kernel of a window, by name."""
     i64, f64 = numba.int64, numba.float64
     complex_ = numba.complex64 if real == numba.float32 else numba.complex128
-    volume, table, weights = complex_[::1], complex_[:, ::1], real[:, ::1]
-    total = i64[:, ::1] if exact else real[:, ::1]
-    common = (i64[:, :, ::1], numba.int16[:, ::1], i64, real)
-    normal = (
-        *(volume, volume, total, total, weights, table, i64[::1], f64, f64, f64[:, ::1]),
-        *common,
-    )
-    power = (total, weights, i64[::1], f64, *common)
+    volume, table, weights, scales = real[::1], complex_[:, ::1], real[:, ::1], f64[::1]
+    total = i64[::1] if exact else real[::1]
+    common = (i64[:, :, ::1], numba.int16[:, ::1], i64, i64, i64, weights, real)
+    tables = weights, table, i64[::1]
+    normal = (volume, volume, total, total, *tables, scales, scales, f64[:, ::1], *common)
+    power = (total, weights, i64[::1], scales, *common)
     found = {
-        "adjoint": (table, total, f64, *common),
+        "adjoint": (table, total, scales, *common),
         "gradient": normal,
         "gradient_pair": normal,
         "diagonal": power,
@@ -55,29 +53,48 @@ def vector_signatures(real=numba.float32):
         "_step": (flat, flat, real),
         "_scale": (flat, numbers, flat),
         "_approach": (flat, flat, real),
+        "_fill_signs": (numba.int64, numba.int64, i8[:, :, ::1]),
         "_from_signs": (i8[::1], real, flat),
         "_take_probe": (i8[::1], flat, numbers, numbers, real, real, real),
         "_invert": (numbers, real, numbers, numbers),
         "_add_mirror": (plane, plane),
         "_add_mirror_real": (real[:, ::1], real[:, ::1]),
-        "_from_exact": (numba.int64[::1], f64, numbers),
+        "_from_exact": (numba.int64[::1], f64[::1], numbers),
         "_clear": (flat,),
-        "_largest": (flat, numbers),
+        "_largest": (flat, f64[::1]),
+        "_exact_scale": (f64[::1], f64, f64, f64[::1]),
+        "_add_planes": (sums, f64, f64[::1]),
     }
 
 
-def all_kernels(real=numba.float32):
-    """Yield (name, kernel, signature) of every CUDA kernel of the package."""
-    from fastcryo.cuda_sweeps import WINDOWS, kernels_of
-    from fastcryo.kernels.cuda import slicing, vectors
+def axis_signatures(real=numba.float32):
+    """Return the types of the arguments of the kernels about FFTs, by name."""
+    complex_ = numba.complex64 if real == numba.float32 else numba.complex128
+    cube = complex_[:, :, ::1]
+    return {
+        "_select": (cube, numba.int32[:, ::1], real[:, ::1], cube),
+        "_keep_real": (complex_[::1], real[::1], real),
+    }
 
-    for window in WINDOWS:
+
+def all_kernels(real=numba.float32, windows=None):
+    """Yield (name, kernel, signature) of every CUDA kernel of the package, of all windows or some.
+
+    Wide windows have their width for a name.
+    """
+    from fastcryo.cuda_sweeps import WINDOWS, kernels_of
+    from fastcryo.kernels.cuda import axes, slicing, vectors
+
+    for window in windows or WINDOWS:
         for exact in (False, True):
+            kernels = kernels_of(window, numba.np.numpy_support.as_dtype(real), exact)
             for name, types in signatures(exact, real).items():
                 label = f"{window} {name}{' exact' if exact else ''}"
-                yield label, getattr(kernels_of(window, exact), name), types
+                yield label, getattr(kernels, name), types
     for name, types in vector_signatures(real).items():
         yield name.lstrip("_"), getattr(vectors, name), types
+    for name, types in axis_signatures(real).items():
+        yield name.lstrip("_"), getattr(axes, name), types
     yield "add_columns", slicing.add_columns, (numba.float64[:, ::1], numba.float64[:, ::1])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 
 from fastcryo.kernels._jit import parallel, parallel_reduction
+from fastcryo.kernels.formulas import probe_element, random_sign
 
 
 @parallel_reduction
@@ -105,3 +106,13 @@ def damped_norm_by_plane(volume, damping):
                 total += weight * (np.float64(v.real) ** 2 + np.float64(v.imag) ** 2)
         sums[z] = total
     return sums
+
+
+@parallel
+def fill_signs(first_key, second_key, out):
+    """Fill a half grid, int8, with random signs that are those of a real volume's transform."""
+    for z in prange(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                element = probe_element(z, y, x, out.shape[1], out.shape[0])
+                out[z, y, x] = random_sign(first_key, second_key, element)

@@ -1,8 +1,8 @@
 """Sums and updates of whole half grids on a graphics card; names and arguments as on the processor.
 
 One plane kz is summed by `SHARES` blocks of threads, each in a fixed order in float64, so that
-results do not depend on the order in which blocks run. Functions take arrays on the device, and
-what they return is on the host: one number per plane.
+results do not depend on the order in which blocks run. Functions take arrays on the card, and what
+they return stays there: sums (planes, `SHARES`), which `add_planes` adds up.
 """
 
 import math
@@ -11,14 +11,16 @@ import numpy as np
 
 from fastcryo.kernels._jit import register
 from fastcryo.kernels.cuda._jit import SIMULATED, THREADS, cuda, kernel, launch_shape
+from fastcryo.kernels.formulas import probe_element, random_sign
 
 # Blocks per plane: 97 planes of N = 192 fill a card of 132 multiprocessors with 5 blocks each.
 SHARES = 1 if SIMULATED else 8
+EXACT_BITS = 62
 
 
 @register
-def sum_of_block(value, partials):
-    """Store the sum of one float64 number of every thread of a block in its place of partials."""
+def sum_of_block(value):
+    """Return the sum of one float64 number of every thread of a block, to all of them."""
     shared = cuda.shared.array(THREADS, np.float64)
     t = cuda.threadIdx.x
     shared[t] = value
@@ -29,8 +31,15 @@ def sum_of_block(value, partials):
             shared[t] += shared[t + half]
         cuda.syncthreads()
         half //= 2
-    if t == 0:
-        partials[cuda.blockIdx.y, cuda.blockIdx.x] = shared[0]
+    return shared[0]
+
+
+@register
+def keep_sum(value, partials):
+    """Store the sum of a block in its place of partials."""
+    total = sum_of_block(value)
+    if cuda.threadIdx.x == 0:
+        partials[cuda.blockIdx.y, cuda.blockIdx.x] = total
 
 
 @kernel
@@ -40,7 +49,7 @@ def _inner(left, right, partials):
         a, b = left[z, i], right[z, i]
         total += np.float64(a.real) * np.float64(b.real)
         total += np.float64(a.imag) * np.float64(b.imag)
-    sum_of_block(total, partials)
+    keep_sum(total, partials)
 
 
 @kernel
@@ -52,7 +61,7 @@ def _finish(total, volume, scale, damping, partials):
         re, im = weight * v.real, weight * v.imag
         norm += np.float64(re * v.real + im * v.imag)
         total[z, i] = complex(scale * t.real + re, scale * t.imag + im)
-    sum_of_block(norm, partials)
+    keep_sum(norm, partials)
 
 
 @kernel
@@ -62,7 +71,7 @@ def _damped_norm(volume, damping, partials):
         weight = np.float64(damping[0, 0] if damping.size == 1 else damping[z, i])
         v = volume[z, i]
         total += weight * (np.float64(v.real) ** 2 + np.float64(v.imag) ** 2)
-    sum_of_block(total, partials)
+    keep_sum(total, partials)
 
 
 @kernel
@@ -84,6 +93,15 @@ def _approach(mean, volume, share):
     for i in range(cuda.grid(1), mean.size, cuda.gridsize(1)):
         m, v = mean[i], volume[i]
         mean[i] = complex(m.real + share * (v.real - m.real), m.imag + share * (v.imag - m.imag))
+
+
+@kernel
+def _fill_signs(first_key, second_key, out):
+    n = out.shape[1]
+    for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
+        z, y, x = i // n // n, i // n % n, i % n
+        element = probe_element(z, y, x, n, out.shape[0])
+        out[z, y, x] = random_sign(first_key, second_key, element)
 
 
 @kernel
@@ -130,9 +148,10 @@ def _add_mirror_real(plane, out):
 
 
 @kernel
-def _from_exact(whole, unscale, out):
+def _from_exact(whole, scales, out):
+    unit = 1.0 / scales[0]
     for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
-        out[i] = whole[i] * unscale
+        out[i] = whole[i] * unit
 
 
 @kernel
@@ -141,24 +160,82 @@ def _clear(out):
         out[i] = 0
 
 
+@register
+def largest_of_block(value):
+    """Return the largest float64 number of a block's threads, to all of them."""
+    shared = cuda.shared.array(THREADS, np.float64)
+    t = cuda.threadIdx.x
+    shared[t] = value
+    cuda.syncthreads()
+    half = THREADS // 2
+    while half > 0:
+        if t < half:
+            shared[t] = max(shared[t], shared[t + half])
+        cuda.syncthreads()
+        half //= 2
+    return shared[0]
+
+
 @kernel
 def _largest(values, partials):
-    """Store the largest |value| that each thread meets; NaN counts as infinite."""
-    largest = type(partials[0])(0)
+    """Store the largest |value| that each block meets; NaN counts as infinite."""
+    largest = 0.0
     for i in range(cuda.grid(1), values.size, cuda.gridsize(1)):
-        size = abs(values[i])
+        size = np.float64(abs(values[i]))
         if not size <= largest:
-            largest = size if size == size else type(size)(math.inf)
-    partials[cuda.grid(1)] = largest
+            largest = size if size == size else math.inf
+    largest = largest_of_block(largest)
+    if cuda.threadIdx.x == 0:
+        partials[cuda.blockIdx.x] = largest
+
+
+@register
+def exact_scale(bound):
+    """Return the power of two that turns sums of at most `bound` into whole numbers below 2^62.
+
+    Of a sum whose bound is B, 2^-61 B is still seen; single precision sees 2^-24 of the sum itself.
+    An infinite or NaN bound gives NaN.
+    """
+    if not bound < math.inf:
+        return math.nan
+    return math.ldexp(1.0, EXACT_BITS - math.frexp(bound)[1]) if bound > 0 else 1.0
+
+
+@kernel
+def _exact_scale(partials, factor, summand, scales):
+    """Store the scale of sums of at most factor times the largest of partials, plus summand."""
+    largest = 0.0
+    for i in range(cuda.threadIdx.x, partials.size, THREADS):
+        largest = max(largest, partials[i])
+    largest = largest_of_block(largest)
+    if cuda.threadIdx.x == 0:
+        scales[0] = exact_scale(factor * largest + summand)
+
+
+@kernel
+def _add_planes(partials, last, out):
+    """Add up sums by plane (planes, shares), in order: a plane and its mirror, or one alone."""
+    total = 0.0
+    for i in range(cuda.threadIdx.x, partials.size, THREADS):
+        z = i // partials.shape[1]
+        times = 2.0
+        if z == 0:
+            times = 1.0
+        elif z == partials.shape[0] - 1:
+            times = last
+        total += times * partials[z, i % partials.shape[1]]
+    total = sum_of_block(total)
+    if cuda.threadIdx.x == 0:
+        out[0] = total
 
 
 def _by_plane(function, arrays, numbers=()):
-    """Launch a kernel that sums planes; returns its sums (nz,)."""
+    """Launch a kernel that sums planes; returns its sums (nz, shares)."""
     planes = arrays[0].shape[0]
     partials = cuda.device_array((planes, SHARES), np.float64)
     flat = [a.reshape(a.shape[0], a.shape[1] * a.shape[2]) for a in arrays]
     function[(SHARES, planes), THREADS](*flat[:2], *numbers, *flat[2:], partials)
-    return partials.copy_to_host().sum(axis=1)
+    return partials
 
 
 def _everywhere(function, arrays, numbers=(), last=()):
@@ -172,9 +249,9 @@ def place(array):
     return cuda.to_device(array)
 
 
-def empty_like(array):
-    """Return an array of the same shape and type."""
-    return cuda.device_array(array.shape, array.dtype)
+def empty_like(array, dtype=None):
+    """Return an array of the same shape, of the same type unless given."""
+    return cuda.device_array(array.shape, array.dtype if dtype is None else dtype)
 
 
 def clear(out):
@@ -212,19 +289,23 @@ def approach(mean, volume, share):
     _everywhere(_approach, (mean, volume), (share,))
 
 
+def fill_signs(first_key, second_key, out):
+    """Fill a half grid, int8, with the random signs that the processor gives."""
+    _fill_signs[launch_shape(out.size, 1)[0], THREADS](first_key, second_key, out)
+
+
 def from_signs(signs, out):
-    """Copy signs, int8 on the host, to a complex volume."""
-    _everywhere(_from_signs, (cuda.to_device(signs),), (_real(out)(1),), (out.reshape(out.size),))
+    """Copy signs, int8, to a complex volume."""
+    _everywhere(_from_signs, (signs,), (_real(out)(1),), (out.reshape(out.size),))
 
 
 def take_probe(signs, product, mean, smoothed, probes, beta):
     """Take in a probe, signs Re(product): mean is that of so many, then smoothed follows it.
 
-    Signs are int8, on the host; mean <- mean + (probe - mean) / probes, and
+    Signs are int8; mean <- mean + (probe - mean) / probes, and
     smoothed <- beta smoothed + (1 - beta) mean.
     """
     real = mean.dtype.type
-    signs = cuda.to_device(signs)
     numbers = real(1 / probes), real(beta), real(1 - beta)
     _everywhere(_take_probe, (signs, product, mean, smoothed), numbers)
 
@@ -246,17 +327,26 @@ def add_mirror_of(volume):
     function[launch_shape(n * n, 1)[0], THREADS](plane, out)
 
 
-def from_exact(whole, unscale, out):
-    """Turn whole numbers back: out <- whole unscale, flat real arrays."""
-    _everywhere(_from_exact, (whole,), (unscale,), (out.reshape(out.size),))
+def from_exact(whole, scales, out):
+    """Turn whole numbers back: out <- whole / scale, flat real arrays; scales is (1,)."""
+    _everywhere(_from_exact, (whole,), (scales,), (out.reshape(out.size),))
 
 
-def largest(values):
-    """Return the largest |value| of an array; infinite if one is NaN."""
+def scale_for(values, factor, summand):
+    """Return `exact_scale` of factor max |values| + summand, (1,); NaN if a value is."""
     blocks = launch_shape(values.size, 1)[0]
-    partials = cuda.device_array(blocks * THREADS, _real(values))
+    partials, scales = cuda.device_array(blocks, np.float64), cuda.device_array(1, np.float64)
     _largest[blocks, THREADS](values.reshape(values.size), partials)
-    return float(partials.copy_to_host().max())
+    _exact_scale[1, THREADS](partials, factor, summand, scales)
+    return scales
+
+
+def add_planes(partials, last, out):
+    """Add up what a function here returned, to out (1,).
+
+    Planes count twice but the first, and the last as `last` says.
+    """
+    _add_planes[1, THREADS](partials, last, out)
 
 
 def _real(array):

@@ -1,0 +1,42 @@
+"""FFTs on a graphics card: the one module that knows who computes them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import scipy
+
+from fastcryo.kernels.cuda._jit import SIMULATED
+
+
+@functools.cache
+def card_fft() -> Callable[[Any, int, bool], None] | None:
+    """Return ``fft(array, axis, inverse)``, in place and without normalisation; None if none.
+
+    cupy computes it, where it is installed. The simulator's arrays lie on the host, and scipy's FFT
+    stands for cupy's. Without either, FFTs are done on the host.
+    """
+    if SIMULATED:
+        return _simulated
+    try:
+        import cupy
+        from cupyx.scipy import fft
+    except ImportError:
+        return None
+
+    def transform(array: Any, axis: int, inverse: bool) -> None:
+        view = cupy.asarray(array)
+        if inverse:
+            found = fft.ifft(view, axis=axis, norm="forward", overwrite_x=True)
+        else:
+            found = fft.fft(view, axis=axis, overwrite_x=True)
+        view[...] = found
+
+    return transform
+
+
+def _simulated(array: Any, axis: int, inverse: bool) -> None:
+    function, norm = (scipy.fft.ifft, "forward") if inverse else (scipy.fft.fft, "backward")
+    array.copy_to_device(function(array.copy_to_host(), axis=axis, norm=norm))
