@@ -267,6 +267,7 @@ def _info(commands) -> None:
         commands, "info", "Print what would be read from particles, and what is wrong."
     )
     _input(parser, "particles.star or particles.cs")
+    _symmetry(parser)
     option(parser, "--json", metavar="FILE", help="write the same as JSON")
 
 
