@@ -12,6 +12,7 @@ from fastcryo.io.cs import read_cryosparc
 from fastcryo.io.mrc import write_stack
 from fastcryo.optics import imaging_of
 from fastcryo.particles import read_particles
+from fastcryo.scales import with_recorded_scales
 
 ANGLES = np.array([[10, 30, -5], [-20.5, 90, 0], [170, 0.5, 10], [0, 179, 33]])
 COUNT = len(ANGLES)
@@ -241,6 +242,19 @@ def test_the_magnification_matrix_is_that_of_relion_less_the_identity(tmp_path):
     np.testing.assert_allclose(
         star.ctf.coefficients(), found.ctf.coefficients(), rtol=1e-5, atol=1e-7
     )
+
+
+def test_scales_of_cryosparc_are_used_when_asked_for(tmp_path):
+    alpha = np.array([0.5, 1.0, 1.5, 1.0], np.float32)
+    path = write_cs(tmp_path / "p.cs", FIELDS | {"alignments3D/alpha": alpha})
+    particles = read_particles(path, need_images=False)
+    assert particles.scale is None
+    found, words = with_recorded_scales(particles.select([2, 0]))
+    np.testing.assert_allclose(found.scale, [1.5, 0.5])
+    assert words == ["alignments3D/alpha from the file, 0.5 to 1.5 of its mean"]
+    plain = read_particles(write_cs(tmp_path / "q.cs", FIELDS), need_images=False)
+    with pytest.raises(InputError, match="nor alignments3D/alpha"):
+        with_recorded_scales(plain)
 
 
 def test_a_matrix_that_no_microscope_has_is_refused(tmp_path):
