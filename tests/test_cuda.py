@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
-from fastcryo import backends, card_fft, cuda_sweeps, operators
+from fastcryo import backends, card_fft, card_packing, cuda_sweeps, operators
 from fastcryo.arrays import fetch, on_host
 from fastcryo.kernels.cpu import vectors as cpu_vectors
+from fastcryo.kernels.cpu.aberrations import AS_THEY_ARE, PHASE_FLIPPED, PREMULTIPLIED
 from fastcryo.kernels.cuda import vectors
+from fastcryo.optics import Aberrations, Imaging
+from fastcryo.packing import ImagingTables, Packer
 from fastcryo.preconditioner import HutchinsonEstimate, rademacher, thresholded_inverse
 
 from . import naive
@@ -204,9 +207,66 @@ def stay_if_small(sweeps, table):
     return None if len(table) > 1 else sweeps.place(table)
 
 
+def packer_of(backend, with_ctf=True, imaging=None):
+    """What prepares images of two noise groups, shifted, on a grid smaller than they are."""
+    rng, count, box = np.random.default_rng(29), 3, BOXES[0]
+    operator = fc.SliceOperator(fc.FourierGrid(box), backend=backend)
+    ctf = fc.CTF(rng.uniform(8000, 20000, count), 9000.0, 30.0, bfactor=20.0).coefficients()
+    tables = None if imaging is None else ImagingTables.of(imaging, operator, 3.0 * (box + 4))
+    return Packer(
+        operator,
+        3.0 * (box + 4),
+        rng.normal(size=(count, 2)),
+        ctf if with_ctf else np.empty((0, 7)),
+        rng.uniform(0.5, 2, (2, operator.samples)),
+        np.array([0, 1, 0]),
+        tables,
+    )
+
+
+IMAGING = Imaging(
+    group=np.array([2, 0, 1]),
+    warps=np.stack([np.eye(2), np.array([[0.98, 0.01], [0.0, 0.97]]), np.eye(2)]),
+    limits=np.array([np.inf, 5.0, np.inf]),
+    corrections=np.array([AS_THEY_ARE, PHASE_FLIPPED, PREMULTIPLIED]),
+    scales=np.ones(3),
+    aberrations=(
+        (Aberrations(beam_tilt=(0.4, -0.3), even=(0.0, 0.2)), 0.0197, 2.7),
+        (Aberrations(odd=(0.1, 0.2)), 0.0197, 2.7),
+        (Aberrations(), 0.0197, 2.7),
+    ),
+)
+
+
+@pytest.mark.parametrize("on_card", [True, False], ids=["ffts on the card", "ffts on the host"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"with_ctf": False}, {"imaging": IMAGING}],
+    ids=["ctf", "no ctf", "aberrations"],
+)
+def test_images_are_prepared_on_the_card_as_on_the_cpu(arguments, on_card, monkeypatch):
+    found = []
+    if not on_card:
+        monkeypatch.setattr(card_packing, "card_fft", lambda: None)
+    side = BOXES[0] + 4
+    images = np.random.default_rng(30).normal(size=(3, side, side)).astype(np.float32)
+    for backend in ("cpu", "cuda"):
+        packer = packer_of(backend, **arguments)
+        shape, order = (3, packer.operator.samples), np.array([2, 0, 1])
+        weights, data = np.zeros(shape, np.float32), np.zeros(shape, np.complex64)
+        energies = packer.pack(images, order, order, weights, data)
+        made = np.zeros(shape, np.float32)
+        if len(packer.ctf):
+            packer.fill_weights(order, made)
+        found.append((weights, data, energies, made))
+    for expected, ours in zip(*found, strict=True):
+        assert ours.dtype == expected.dtype
+        assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
 def test_prepared_images_are_sent_once_and_leave_with_their_problem():
     problem = problem_of("cuda")
-    kept = problem.operator._card._kept
+    kept = problem.operator.card._kept
     volume = half(BOXES[0], 13)
     problem.loss(volume)
     tables = [kept[id(table)][1] for table in (problem.weights, problem.data)]
