@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from measure import cases, machine, records, timing
+from measure import cases, machine, merging, records, timing
 
 from fastcryo.threads import thread_count, use_threads
 
@@ -115,26 +115,30 @@ def thread_scaling(box: int, images: int, rounds: int) -> dict:
 
 
 def fixed_share(box: int, images: int, rounds: int) -> dict:
-    """Return the part of a gradient that does not grow with the number of images.
+    """Return two parts of a gradient that do not grow with the number of images, on one thread.
 
-    It zeroes the half volume, adds the mirror of the plane kz = 0, takes the mean and adds the
-    prior. Measured as what is left of the gradient of one image after the time per image, from
-    that of all, is taken off.
+    "share": all of it, the reading of V and the writing of the result included; what is left of
+    the gradient of one image after the time per image, from that of all, is taken off. "merging":
+    what of it is owed to tiles with buffers of their own, see `measure.merging`.
     """
     case = cases.make_case(box, images)
     gradient = case.problem.loss_and_gradient
-    one = np.arange(1)
-    times = timing.alternate(
-        {
-            "one": lambda: gradient(case.volume, one),
-            "all": lambda: gradient(case.volume, case.batch),
-        },
-        rounds,
-    )
+    one, out = np.arange(1), np.empty_like(case.volume)
+    with use_threads(1):
+        times = timing.alternate(
+            {
+                "one": lambda: gradient(case.volume, one, out=out),
+                "all": lambda: gradient(case.volume, case.batch, out=out),
+                "merging": merging.zero_and_merge(case),
+            },
+            rounds,
+        )
     least = {name: min(values) for name, values in times.items()}
     per_image = (least["all"] - least["one"]) / (images - 1)
     fixed = max(least["one"] - per_image, 0.0)
-    return {"box": box, "images": images, "seconds": least["all"], "share": fixed / least["all"]}
+    record = {"box": box, "images": images, "seconds": least["all"]}
+    shares = {"share": fixed / least["all"], "merging": least["merging"] / least["all"]}
+    return record | shares
 
 
 def digest(threads: int) -> str:

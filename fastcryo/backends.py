@@ -14,8 +14,8 @@ import numba
 import numpy as np
 
 from fastcryo.errors import InputError
+from fastcryo.interpolation import BACKENDS
 
-BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
 # What CUDA 13 compiles for.
 OLDEST_CARD = (7, 5)
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"

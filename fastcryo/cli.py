@@ -35,6 +35,7 @@ OVERRIDES = (
     "batch_size",
     "regularization",
     "noise",
+    "scale",
 )
 
 
@@ -100,6 +101,8 @@ def reconstruct_settings(arguments: argparse.Namespace):
         prepared_type=arguments.prepared_type,
         subset=arguments.subset,
         invert=arguments.invert,
+        normalize=arguments.normalize,
+        ramp=arguments.ramp,
         seed=arguments.seed,
         **given,
     )

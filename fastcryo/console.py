@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from fastcryo.findings import HAND
 
@@ -30,10 +31,12 @@ def new_console() -> Console:
 def progress_report(console: Console) -> Iterator[Report]:
     """Show one bar per stage; yields a function of (stage, done, total, detail)."""
     bar = Progress(
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=16),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.description:<18}", table_column=Column(no_wrap=True, min_width=18)),
+        BarColumn(bar_width=16, table_column=Column(min_width=16)),
+        TimeRemainingColumn(
+            compact=True, elapsed_when_finished=True, table_column=Column(min_width=5)
+        ),
+        TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True)),
         console=console,
     )
     tasks = {}

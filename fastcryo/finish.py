@@ -81,6 +81,7 @@ def finish(
         seconds=time.perf_counter() - run.began,
         notes=tuple(notes),
         warnings=tuple(warnings),
+        image_scales=run.particles.scale,
     )
     write_history(
         run.folder / "run_history.json",

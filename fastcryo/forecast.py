@@ -13,6 +13,7 @@ from fastcryo.assembled import operator_memory
 from fastcryo.errors import InputError
 from fastcryo.free_memory import available_memory
 from fastcryo.grid import FourierGrid
+from fastcryo.noise import IMAGES_FOR_NOISE
 from fastcryo.operators import SliceOperator
 from fastcryo.particles import Particles
 from fastcryo.preparation import ImageSet, packed_bytes, radius_of
@@ -59,10 +60,12 @@ class Plan:
         Prepared images on disk.
     batch : int
         Images of a minibatch.
-    seconds : float
-        Rough.
+    stages : dict of float
+        Seconds of every stage by its name, in their order; rough.
     ranks : int
         Memory is that of one of them.
+    treatment : tuple of str
+        What is done to the images as they are read, in words.
     """
 
     images: int
@@ -74,13 +77,19 @@ class Plan:
     automatic: bool
     disk: int
     batch: int
-    seconds: float
+    stages: dict[str, float]
     ranks: int = 1
+    treatment: tuple[str, ...] = ()
 
     @property
     def memory(self) -> int:
         """All that the run takes, or every rank of it."""
         return self.images + self.volumes + self.operators
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, rough."""
+        return sum(self.stages.values())
 
     def lines(self) -> list[str]:
         """Return the plan in words."""
@@ -104,7 +113,7 @@ class Plan:
                 "every product goes through the images instead, which is slower"
             )
         lines.append(f"time: about {duration(self.seconds)} (rough)")
-        return lines
+        return [f"images: {words}" for words in self.treatment] + lines
 
 
 def plan_run(
@@ -143,14 +152,16 @@ def plan_run(
     InputError
         Volumes that do not fit, or a disk that is too small for the images.
     """
-    operator = operator_for(particles, settings)
+    operator, background = operator_for(particles, settings), settings.background(particles)
+    refuse_other_shells(settings, operator, particles)
     if free is None:
         free = available_memory()
     usable = None if free is None else int(USABLE * free)
     batch = settings.sgd_options(len(particles))["batch_size"]
     volumes = HALF_VOLUMES * int(np.prod(operator.grid.shape)) * 8
     volumes += operator.oversampled_memory()
-    per_image = packed_bytes(operator, particles.ctf is not None)
+    own_weights = particles.ctf is not None or settings.scale != "none"
+    per_image = packed_bytes(operator, own_weights)
     images, disk = -(-len(particles) // ranks) * per_image, len(particles) * per_image
     disk = disk if settings.prepared_type == "float32" else disk // 2
     if usable is not None and volumes > usable:
@@ -177,22 +188,23 @@ def plan_run(
         automatic=automatic,
         disk=disk,
         batch=batch,
-        seconds=seconds_needed(particles, settings, operator, fits, thread_count() * ranks),
+        stages=stage_seconds(particles, settings, operator, fits, thread_count() * ranks),
         ranks=ranks,
+        treatment=() if background is None else (background.describe(particles.pixel_size),),
     )
 
 
-def seconds_needed(
+def stage_seconds(
     particles: Particles,
     settings: Settings,
     operator: SliceOperator,
     assembled: bool,
     threads: int,
-) -> float:
-    """Return roughly how long a run takes, without compilation; H assembled or not."""
+) -> dict[str, float]:
+    """Return roughly how long every stage takes, without compilation; H assembled or not."""
     count, voxels = len(particles), int(np.prod(operator.grid.shape))
     samples = count * operator.samples * len(symmetry_matrices(settings.symmetry))
-    shared = READ_PIXEL * count * particles.box**2
+    read = READ_PIXEL * count * particles.box**2
     options = settings.sgd_options(count)
     # Both halves and all: every image twice; every half-map and the map as many iterates.
     if settings.solver == "sgd":
@@ -206,13 +218,45 @@ def seconds_needed(
         passes, iterates = 1, 3
     else:
         passes, iterates = (2 if assembled else CG_PRODUCTS), 3 * CG_PRODUCTS
-    if settings.regularization is None:
-        iterates += PRIOR_PRODUCTS
-        passes += 0 if assembled else PRIOR_PRODUCTS / 2
-    shared += 2 * PASS_SAMPLE * passes * samples + ITERATE_VOXEL * iterates * voxels
+    solve = 2 * PASS_SAMPLE * passes * samples + ITERATE_VOXEL * iterates * voxels
+    prior = ITERATE_VOXEL * PRIOR_PRODUCTS * voxels
+    prior += 0 if assembled else PASS_SAMPLE * PRIOR_PRODUCTS * samples
+    assemble = ASSEMBLE_SAMPLE * samples + ASSEMBLE_VOXEL * voxels
+    looked_at = min(1.0, IMAGES_FOR_NOISE / count)
+    shared: dict[str, float] = {}
+    if settings.noise != "unit":
+        shared["noise"] = 2 * read * looked_at
+    if settings.fits_images:
+        shared["first reading"] = read
+        shared["first half-maps"] = 2 * prior + (assemble if assembled else 0)
+        if settings.scale == "fitted":
+            shared["scales"] = 2 * PASS_SAMPLE * samples
+        if settings.noise == "residuals":
+            shared["residuals"] = (read + 2 * PASS_SAMPLE * samples) * looked_at
+    shared["reading images"] = read
     if settings.assembles and assembled:
-        shared += ASSEMBLE_SAMPLE * samples + ASSEMBLE_VOXEL * voxels
-    return (shared / threads + WRITE_VOXEL * voxels) * 1e-9 + WRITE_SECONDS
+        shared["assembling H"] = assemble
+    if settings.regularization is None:
+        shared |= {"prior, half 1": prior / 2, "prior, half 2": prior / 2}
+    if settings.subset:
+        shared["full"] = solve / 2
+    else:
+        shared |= {"half1": solve / 4, "half2": solve / 4, "full": solve / 2}
+    stages = {stage: work / threads * 1e-9 for stage, work in shared.items()}
+    return stages | {"writing": WRITE_VOXEL * voxels * 1e-9 + WRITE_SECONDS}
+
+
+def refuse_other_shells(settings: Settings, operator: SliceOperator, particles: Particles) -> None:
+    """Refuse lambda by shell for other shells than those of the map."""
+    given, radius = settings.regularization, operator.grid.radius
+    if np.ndim(given) == 0 or len(given) == radius + 1:
+        return
+    length = particles.box * particles.pixel_size
+    raise InputError(
+        f"regularization: {len(given)} values are given, {radius + 1} are needed: lambda of the "
+        f"shells 0 to {radius}, where shell s is at {length:.4g} angstrom / s, the last one "
+        f"({length / radius:.4g} angstrom) that of this --box and --maxres"
+    )
 
 
 def refuse_full_disk(folder: Path, needed: int) -> None:

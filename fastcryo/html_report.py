@@ -73,6 +73,8 @@ def html_report(run: Run, result: Reconstruction, shown: NDArray) -> str:
         run.noise,
         particles.box * particles.pixel_size,
         solution,
+        result.image_scales,
+        run.settings.noise == "residuals",
     )
     pictures = [_picture("Map and run", (run.folder / "run_report.png").read_bytes())]
     if result.after is not None:
@@ -175,7 +177,14 @@ def _files(folder: Path) -> str:
 
 def _settings(run: Run) -> str:
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>"
+        f"<tr><td>{escape(name)}</td><td>{escape(_short(value))}</td></tr>"
         for name, value in asdict(run.settings).items()
     )
     return f"<table>{rows}</table>"
+
+
+def _short(value: object) -> str:
+    """Write a setting; of many numbers the first and the last."""
+    if isinstance(value, tuple):
+        return f"{value[0]:g} (shell 0) ... {value[-1]:g} (shell {len(value) - 1})"
+    return str(value)

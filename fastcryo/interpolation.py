@@ -1,10 +1,11 @@
-"""The windows that slices may be read with, and which of their options go together."""
+"""The windows that slices may be read with and where, and which of their options go together."""
 
 from __future__ import annotations
 
 from fastcryo.errors import InputError
 
 INTERPOLATIONS = ("nearest", "trilinear", "kaiser_bessel")
+BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
 WINDOW_ORDER = {"nearest": 1, "trilinear": 2}
 WIDTHS = (4, 5, 6)
 

@@ -107,17 +107,8 @@ def estimate_noise_by_group(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
     """Estimate sigma by shell for every optics group that has images enough.
 
-    Groups of fewer than `FEWEST_IMAGES` images share what is estimated from all.
-
-    Parameters
-    ----------
-    particles : Particles
-    radius : int
-        Last shell wanted, in Fourier pixels.
-    progress : callable, optional
-        Called with (images done, images to look at).
-    communicator : Communicator
-        The ranks that share the work.
+    Groups of fewer than `FEWEST_IMAGES` images share what is estimated from all. Parameters and
+    errors are those of `estimate_noise_std`.
 
     Returns
     -------
@@ -125,11 +116,6 @@ def estimate_noise_by_group(
         One row per noise group, if there are several.
     groups : ndarray, shape (n,), int64, or None
         Noise group of every image; None where there is only one.
-
-    Raises
-    ------
-    InputError
-        As `estimate_noise_std`.
     """
     counts = np.bincount(particles.optics_group)
     large = np.flatnonzero(counts >= FEWEST_IMAGES)

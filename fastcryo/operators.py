@@ -142,7 +142,10 @@ class SliceOperator:
         -------
         ndarray, shape (n, samples), complex
         """
-        steps = layout.fixed_point_steps(orthonormal_rotations(rotations))
+        return self.slices(volume, layout.fixed_point_steps(orthonormal_rotations(rotations)), out)
+
+    def slices(self, volume: NDArray, steps: NDArray, out: NDArray | None = None) -> NDArray:
+        """Slice a half grid along fixed-point rows (n, 2, 3), see `forward`."""
         samples = self._out(out, (len(steps), self.samples))
         self._sweep("forward", (self.flat(volume),), self._none, (samples,), steps)
         return samples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def positive_integer(text: str) -> int:
@@ -33,14 +34,48 @@ def step_rule(text: str) -> str | float:
         ) from None
 
 
-def number_or_wiener(text: str) -> float | None:
-    """Parse lambda: ``wiener`` (None) or a number of at least zero."""
+def prior(text: str) -> float | tuple[float, ...] | None:
+    """Parse lambda: ``wiener`` (None), a number of at least zero, or a file of such numbers."""
     if text == "wiener":
         return None
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        return _numbers_by_shell(Path(text))
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be 'wiener' or a number of at least 0")
+        raise argparse.ArgumentTypeError(
+            f"{text} must be 'wiener', a file or a number of 0 or more"
+        )
     return value
+
+
+def _numbers_by_shell(path: Path) -> tuple[float, ...]:
+    """Read one number a line; what follows a # is a comment."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{str(path)!r} is neither 'wiener' nor a number, nor a file that can be read "
+            f"({error.strerror})"
+        ) from None
+    values = []
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            (value,) = map(float, words)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise argparse.ArgumentTypeError(
+                f"{path}: line {number} is {line.strip()[:40]!r}, one number of 0 or more is "
+                "needed, lambda of the next shell"
+            )
+        values.append(value)
+    if not values:
+        raise argparse.ArgumentTypeError(f"{path}: holds no numbers, one a line is needed")
+    return tuple(values)
 
 
 def preconditioner_name(text: str) -> str | None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 
 from fastcryo._version import __version__
+from fastcryo.background import USUAL_RADIUS
+from fastcryo.interpolation import BACKENDS, INTERPOLATIONS
 from fastcryo.option_values import (
-    number_or_wiener,
     positive_integer,
     positive_number,
     preconditioner_name,
+    prior,
     step_rule,
     threshold_rule,
     variance_reduction_name,
 )
-
-# As in `fastcryo.backends`, which takes long to import.
-BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
 
 
 class Parser(argparse.ArgumentParser):
@@ -192,15 +191,25 @@ def _reconstruct(commands) -> None:
     option(
         solver,
         "--regularization",
-        type=number_or_wiener,
-        metavar="wiener|NUMBER",
-        help="prior by shell from the half-maps (wiener, default), or a constant lambda",
+        type=prior,
+        metavar="wiener|NUMBER|FILE",
+        help="prior by shell from the half-maps (wiener, default), a constant lambda, or a file "
+        "with lambda of shell 0, 1, ... to the last, one a line, in units of J (see the report)",
     )
     option(
         solver,
         "--noise",
-        choices=("estimated", "unit"),
-        help="noise by shell from the corners of the images (default), or variance 1",
+        choices=("estimated", "residuals", "unit"),
+        help="noise by shell from the corners of the images (estimated, default), from what first "
+        "half-maps leave of them (residuals), or variance 1 (unit)",
+    )
+    option(
+        solver,
+        "--scale",
+        choices=("none", "fitted", "file"),
+        help="scale of every image's signal: 1 (none, default), fitted to the projection of a "
+        "first map of its half-set, or rlnNormCorrection, rlnGroupScaleCorrection or "
+        "alignments3D/alpha of the file",
     )
     option(
         solver,
@@ -230,6 +239,18 @@ def _reconstruct(commands) -> None:
     )
     option(data, "--subset", type=int, choices=(1, 2), default=0, help="only this half-set")
     option(data, "--invert", action="store_true", help="protein is dark in the images")
+    option(
+        data,
+        "--normalize",
+        type=positive_number,
+        nargs="?",
+        const=USUAL_RADIUS,
+        default=None,
+        metavar="RADIUS",
+        help="bring the background beyond RADIUS to mean 0, standard deviation 1: angstrom, or a "
+        f"part of the side of the box below 1 (without a number {USUAL_RADIUS}, as RELION)",
+    )
+    option(data, "--ramp", action="store_true", help="with --normalize: take off a plane first")
     option(
         data,
         "--mask",
@@ -291,7 +312,7 @@ def _window(parser) -> None:
     option(
         parser,
         "--interpolation",
-        choices=("trilinear", "nearest", "kaiser_bessel"),
+        choices=INTERPOLATIONS,
         default="trilinear",
         help="kaiser_bessel: slices as exact as the data, at several times the cost",
     )

@@ -118,6 +118,8 @@ class Packer:
         Which one an image belongs to.
     tables : ImagingTables or None
         None: the images are C P V, and on one grid.
+    scale : ndarray, shape (n,), float64, or None
+        Factor of every image's signal: C becomes scale C. None: 1.
     """
 
     operator: SliceOperator
@@ -127,6 +129,7 @@ class Packer:
     inverse_variance: NDArray[np.float64]
     noise_group: NDArray[np.int64]
     tables: ImagingTables | None = None
+    scale: NDArray[np.float64] | None = None
 
     @cached_property
     def on_card(self) -> CardPacker | None:
@@ -178,6 +181,10 @@ class Packer:
             energies[own] = self._pack_group(
                 group, images[own], members[own], places[own], weights, data
             )
+        if self.scale is not None:
+            factors = self.scale[members, None].astype(weights.dtype)
+            data[places] *= factors
+            weights[places] *= factors**2
         return energies
 
     def _pack_group(
@@ -190,42 +197,19 @@ class Packer:
         data: NDArray,
     ) -> NDArray[np.float64]:
         """Fill rows with some images of one group, see `pack`."""
-        real, inverse_variance = self.operator.real_dtype, self.inverse_variance[group]
+        operator, real = self.operator, self.operator.real_dtype
         energies = np.empty(len(images))
-        if self.tables is not None:
-            imaging = self.tables.imaging
-            aberrations.pack_images(
-                half_transforms(images, self.operator.grid.radius).view(real),
-                places,
-                imaging.group[members],
-                self.shifts[members],
-                self.operator.rows,
-                self.ctf[members],
-                imaging.warps,
-                self.tables.even,
-                self.tables.cosines,
-                self.tables.sines,
-                imaging.limits,
-                imaging.corrections,
-                self.length,
-                inverse_variance,
-                weights,
-                data.view(real),
-                energies,
-            )
+        transforms = half_transforms(images, operator.grid.radius).view(real)
+        ctf = self.ctf[members] if len(self.ctf) else self.ctf
+        first, samples = (transforms, places), (self.shifts[members], operator.rows, ctf)
+        last = self.length, self.inverse_variance[group], weights, data.view(real), energies
+        if self.tables is None:
+            prepare.pack_images(*first, *samples, *last)
             return energies
-        prepare.pack_images(
-            half_transforms(images, self.operator.grid.radius).view(real),
-            places,
-            self.shifts[members],
-            self.operator.rows,
-            self.ctf[members] if len(self.ctf) else self.ctf,
-            self.length,
-            inverse_variance,
-            weights,
-            data.view(real),
-            energies,
-        )
+        imaging, tables = self.tables.imaging, self.tables
+        phases = imaging.warps, tables.even, tables.cosines, tables.sines
+        optics = *phases, imaging.limits, imaging.corrections
+        aberrations.pack_images(*first, imaging.group[members], *samples, *optics, *last)
         return energies
 
     def common_weights(self) -> NDArray:
@@ -239,7 +223,14 @@ class Packer:
             return
         if len(self.inverse_variance) == 1:
             self._fill_group(0, members, weights)
-            return
+        else:
+            self._fill_groups(members, weights)
+        if self.scale is not None:
+            for row, factor in zip(weights, self.scale[members] ** 2, strict=True):
+                row *= row.dtype.type(factor)
+
+    def _fill_groups(self, members: NDArray[np.int64], weights: NDArray) -> None:
+        """Fill the weights of images of several groups."""
         groups = self.noise_group[members]
         length = BLOCK_BYTES // (weights.itemsize * weights.shape[1])
         for group in np.unique(groups):

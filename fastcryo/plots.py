@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
     from fastcryo.results import Reconstruction
 
 NAMES = {"half1": "half 1", "half2": "half 2", "full": "all"}
+
+
+def get_ready() -> Thread:
+    """Begin to import matplotlib beside the computation; it takes half a second."""
+    thread = Thread(target=importlib.import_module, args=("matplotlib.figure",), daemon=True)
+    thread.start()
+    return thread
 
 
 def new_figure(width: float, height: float, **margins: float) -> Figure:
@@ -87,6 +96,15 @@ def say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the ordinate logarithmic, with numbers as text: powers take longer than the curves."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter())
 
 
 def resolution_axis(axes: Axes, length: float, shells: int) -> None:
@@ -163,7 +181,7 @@ def _by_shell(axes: Axes, result: Reconstruction, box: int, field: str, title: s
         text = "none" if values is None else f"constant, {values:.3g}"
         say(axes, text)
         return
-    axes.set_yscale("log")
+    logarithmic(axes)
     low, high = axes.get_ylim()
     axes.set_ylim(low / 2, high * 2)
     resolution_axis(axes, box * result.pixel_size, shells)
@@ -193,7 +211,7 @@ def save_variants(path: str | os.PathLike, losses: dict[str, list[float]], floor
     left.ticklabel_format(axis="y", useOffset=False)
     left.legend(frameon=False)
     right.set_title("loss above the minimiser's")
-    right.set_yscale("log")
+    logarithmic(right)
     for axes in (left, right):
         axes.set_xlabel("epoch")
     save_figure(path, figure)

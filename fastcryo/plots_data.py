@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.coverage import spread_directions
-from fastcryo.plots import new_figure, resolution_axis, say
+from fastcryo.plots import logarithmic, new_figure, resolution_axis, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +28,10 @@ def data_figure(
     noise: NDArray | None,
     image_length: float,
     solution: Solution,
+    scales: NDArray | None = None,
+    noise_by_half: bool = False,
 ) -> Figure:
-    """Return a figure of projections, views, noise by shell and weights by shell.
+    """Return a figure of projections, views, noise by shell, weights by shell and scales.
 
     Parameters
     ----------
@@ -45,15 +47,23 @@ def data_figure(
         Side of the images, angstrom.
     solution : Solution
         Of the map, with its weights.
+    scales : ndarray, shape (n,), or None
+        Of the images; None: 1, and no picture of them.
+    noise_by_half : bool
+        Whether rows of `noise` are those of half-set 1 and 2 in turn.
     """
+    beside = "projections" if scales is None else "scales"
+    above = ["projections", "projections", beside]
     figure = new_figure(
         14, 8, left=0.05, right=0.98, bottom=0.075, top=0.95, wspace=0.25, hspace=0.25
     )
-    axes = figure.subplot_mosaic([["projections"] * 3, ["views", "noise", "weights"]])
+    axes = figure.subplot_mosaic([above, ["views", "noise", "weights"]])
     _projections(axes["projections"], shown, pixel_size)
     _views(axes["views"], rotations)
-    _noise(axes["noise"], noise, image_length)
+    _noise(axes["noise"], noise, image_length, noise_by_half)
     _weights(axes["weights"], solution, len(shown) * pixel_size)
+    if scales is not None:
+        _scales(axes["scales"], scales)
     return figure
 
 
@@ -110,15 +120,19 @@ def _views(axes: Axes, rotations: NDArray[np.float64]) -> None:
     axes.set_ylabel("y")
 
 
-def _noise(axes: Axes, noise: NDArray | None, image_length: float) -> None:
+def _noise(axes: Axes, noise: NDArray | None, image_length: float, by_half: bool) -> None:
     axes.set_title("noise σ of an image's DFT")
     if noise is None:
         say(axes, "σ = 1 (--noise unit)")
         return
     curves = np.atleast_2d(noise)
-    for number, curve in enumerate(curves, 1):
-        axes.plot(curve, lw=1.2, label=f"group {number}" if len(curves) > 1 else None)
-    axes.set_yscale("log")
+    groups = len(curves) // 2 if by_half else len(curves)
+    for number, curve in enumerate(curves):
+        group, half = divmod(number, 2) if by_half else (number, None)
+        names = [f"group {group + 1}"] if groups > 1 else []
+        names += [] if half is None else [f"half-set {half + 1}"]
+        axes.plot(curve, lw=1.2, label=", ".join(names) or None)
+    logarithmic(axes)
     resolution_axis(axes, image_length, curves.shape[1])
     if 1 < len(curves) <= 8:
         axes.legend(frameon=False)
@@ -138,6 +152,14 @@ def _weights(axes: Axes, solution: Solution, length: float) -> None:
     prior = np.broadcast_to(np.asarray(solution.regularization, dtype=float), shells.shape)
     if (prior > 0).any():
         axes.plot(shells, np.where(prior > 0, prior, np.nan), "k--", lw=1, label="λ")
-    axes.set_yscale("log")
+    logarithmic(axes)
     resolution_axis(axes, length, len(shells))
     axes.legend(frameon=False)
+
+
+def _scales(axes: Axes, scales: NDArray) -> None:
+    axes.set_title("scales of the images' signal")
+    axes.hist(scales, bins=30)
+    axes.axvline(1, color="k", lw=1, ls="--")
+    axes.set_xlabel("scale (mean 1)")
+    axes.set_ylabel("images")

@@ -42,6 +42,7 @@ class ImageSet:
     symmetry: str = "C1"
     imaging: Imaging | None = None
     noise_group: NDArray | None = None
+    scale: NDArray | None = None
 
     def __post_init__(self):
         if not (np.isfinite(self.pixel_size) and self.pixel_size > 0):
@@ -78,7 +79,7 @@ class ImageSet:
     def ctf_coefficients(self) -> NDArray:
         """One row per image; no rows without CTF, unless the images need weights of their own."""
         if self.ctf is None:
-            if self.imaging is None and self.noise_group is None:
+            if self.imaging is None and self.noise_group is None and self.scale is None:
                 return np.empty((0, 7))
             return np.tile(UNIT_CTF, (len(self.rotations), 1))
         coefficients = self.ctf.coefficients()
@@ -237,7 +238,9 @@ def prepare_data(
     if setup.imaging is not None:
         shifts /= setup.imaging.scales[setup.imaging.group, None]
         tables = ImagingTables.of(setup.imaging, operator, setup.length)
-    packer = Packer(operator, setup.length, shifts, ctf, inverse_variance, groups, tables)
+    packer = Packer(
+        operator, setup.length, shifts, ctf, inverse_variance, groups, tables, setup.scale
+    )
     own, rows = np.arange(count), None
     if communicator.size > 1:
         part, rows = communicator.part(count), np.full(count, -1)

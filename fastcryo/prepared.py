@@ -48,6 +48,7 @@ SETTINGS = {
     "radius": "last shell (--box, --maxres)",
     "type": "type of numbers",
     "invert": "inversion of the contrast",
+    "normalize": "normalisation of the images (--normalize)",
 }
 
 
@@ -92,12 +93,13 @@ class Store:
             )
         if not particles.stacks:
             raise InputError(f"{particles.source}: names no images, only its metadata can be used")
-        imaging = imaging_of(particles)
+        imaging, background = imaging_of(particles), particles.background
         made_of = {
             "images": len(particles),
             "image_box": particles.box,
             "pixel_size": particles.pixel_size,
             "invert": invert,
+            "normalize": None if background is None else background.describe(particles.pixel_size),
             "hashes": {
                 "images": _hash(particles.stack, particles.slice),
                 "shifts": _hash(particles.shifts),
@@ -105,6 +107,10 @@ class Store:
                 if particles.ctf is None
                 else _hash(particles.ctf.coefficients()),
                 "optics": "" if imaging is None else _hash(*imaging.arrays()),
+                "scales of images": "" if particles.scale is None else _hash(particles.scale),
+                "brightness of images": ""
+                if particles.brightness is None
+                else _hash(particles.brightness),
             },
             "stacks": [
                 _state_of(particles.stacks[number]) for number in np.unique(particles.stack)
@@ -253,7 +259,8 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
         return f"its format {found.get('version')} is that of another version of fastcryo"
     for name, what in SETTINGS.items():
         if found.get(name) != wanted[name]:
-            return f"its {what} is {found.get(name)}, {wanted[name]} is asked for"
+            had, asked = ("none" if v is None else v for v in (found.get(name), wanted[name]))
+            return f"its {what} is {had}, {asked} is asked for"
     for name, value in wanted["hashes"].items():
         if found.get("hashes", {}).get(name, "") != value:
             return f"its {name} are others than those asked for"

@@ -28,7 +28,7 @@ def regularizations(
     settings: Settings,
     report: Report,
     operators: Mapping[str, NormalOperator] | None = None,
-) -> dict[str, float | NDArray]:
+) -> dict[str, float | tuple[float, ...] | NDArray]:
     """Return lambda of both half-maps and of the full map.
 
     The Wiener prior is that of the Fourier coefficients V, whose noise is not spread evenly over
@@ -95,9 +95,10 @@ def shell_weights(
 
 def gaps(problem: KnownPoseProblem, settings: Settings) -> list[str]:
     """Say which voxels nothing determines: no image sees them, and lambda is 0."""
-    if settings.regularization != 0:
+    if settings.regularization is None or np.all(settings.regularization):
         return []
-    unseen = problem.grid.ball() & ~(problem.hessian_diagonal() > 0)
+    free = problem.with_regularization(settings.regularization).damping == 0
+    unseen = problem.grid.ball() & free & ~(problem.hessian_diagonal() > 0)
     return [f"{describe_uncovered(problem.grid, unseen)}; they stay zero"] if unseen.any() else []
 
 

@@ -262,6 +262,7 @@ class KnownPoseProblem:
             symmetry,
             imaging_of(particles),
             noise_group,
+            particles.scale,
         )
         window = interpolation, oversampling, width, compat
         operator = operator_for(setup, box, radius, resolution, *window, dtype, backend)

@@ -6,17 +6,20 @@ import contextlib
 import os
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcryo import plots
 from fastcryo.assembled import assemble_all
 from fastcryo.communicator import ALONE, Communicator
 from fastcryo.errors import InputError
 from fastcryo.finish import Run, finish
 from fastcryo.forecast import plan_run
 from fastcryo.free_memory import free_memory
+from fastcryo.image_fit import first_maps, fitted_scales, residual_noise
 from fastcryo.masks import AUTO, mask_for
 from fastcryo.noise import estimate_noise_by_group
 from fastcryo.particles import Particles
@@ -26,8 +29,12 @@ from fastcryo.problem import KnownPoseProblem
 from fastcryo.reporting import Report, logged, silent, with_time_left
 from fastcryo.results import Reconstruction
 from fastcryo.run_folder import fingerprint, open_folder
+from fastcryo.scales import with_recorded_scales
 from fastcryo.settings import Settings
 from fastcryo.solve_map import solve
+
+# Images on disk while they are compared with first half-maps, in the output folder.
+FIRST_STORE = "prepared-first"
 
 
 def reconstruct(
@@ -113,14 +120,27 @@ def reconstruct(
         lambda: plan_run(particles, settings, prepared, out, free, communicator.size)
     )
     heading = [command or "called from Python", *plan.lines()]
+    particles = replace(particles, background=settings.background(particles))
+    notes: list[str] = []
+    if settings.scale == "file":
+        particles, notes = communicator.once(lambda: with_recorded_scales(particles))
     first = communicator.rank == 0
     logs = logged(out, report, heading, resume) if first else contextlib.nullcontext(silent)
-    with logs as tell:
-        problem, noise = prepare(
-            particles, settings, tell, plan.folder, overwrite or plan.automatic, communicator
+    with logs as log:
+        tell = with_time_left(log, plan.stages)
+        found = prepare(
+            particles,
+            half_sets,
+            settings,
+            tell,
+            plan.folder,
+            overwrite or plan.automatic,
+            out / FIRST_STORE,
+            communicator,
         )
-        run = Run(out, particles, settings, mask, noise, command, plan.folder, began)
-        result = solve_and_finish(run, problem, half_sets, tell, resume)
+        run = Run(out, found.particles, settings, mask, found.noise, command, plan.folder, began)
+        notes = [*notes, *found.notes]
+        result = solve_and_finish(run, found.problem, half_sets, tell, resume, notes)
     if plan.automatic and first:
         shutil.rmtree(plan.folder)
     return result
@@ -132,21 +152,25 @@ def solve_and_finish(
     half_sets: tuple[NDArray, NDArray],
     report: Report,
     resume: bool,
+    notes: list[str],
 ) -> Reconstruction | None:
-    """Solve the half-maps and the map of all images; rank 0 writes all files of the run."""
+    """Solve the half-maps and the map of all images; rank 0 writes all files of the run.
+
+    `notes` say what was done to the images.
+    """
     settings, folder = run.settings, run.folder
+    if problem.communicator.rank == 0:
+        plots.get_ready()
     identity = fingerprint(run.particles, settings)
     halves = [problem.select(members) for members in half_sets]
-    operators, notes = {}, []
+    operators, note = {}, ""
     if settings.assembles:
         operators, note = assemble_all(problem, halves, report)
-        notes += [note] if note else []
     priors = regularizations(problem, halves, settings, report, operators)
-    notes += gaps(problem, settings)
+    notes = [*notes, *([note] if note else []), *gaps(problem, settings)]
     jobs = {"half1": halves[0], "half2": halves[1], "full": problem}
     if settings.subset:
         jobs = {"full": problem}
-    whole, done = sum(map(len, jobs.values())), 0
     solutions = {}
     for number, (name, job) in enumerate(jobs.items()):
         operator = operators.pop(name, None)
@@ -160,11 +184,10 @@ def solve_and_finish(
             identity=identity,
             resume=resume,
             seed=[settings.seed, number],
-            report=with_time_left(report, done, len(job), whole),
+            report=report,
             other_half=solutions["half1"].volume if name == "half2" else None,
         )
         solutions[name] = replace(solution, weights=weights)
-        done += len(job)
 
     if problem.communicator.rank > 0:
         return None
@@ -177,25 +200,45 @@ def solve_and_finish(
     return result
 
 
-def prepare(
-    particles: Particles,
-    settings: Settings,
-    report: Report,
-    prepared: str | os.PathLike | None = None,
-    overwrite: bool = False,
-    communicator: Communicator = ALONE,
-) -> tuple[KnownPoseProblem, NDArray | None]:
-    """Estimate the noise, read all images and pack what the objective needs.
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What `prepare` made.
 
-    Returns
-    -------
+    Attributes
+    ----------
     problem : KnownPoseProblem
         Without lambda.
+    particles : Particles
+        With their scales.
     noise : ndarray, shape (shells,) or (g, shells), or None
         sigma by shell, of all images or of each noise group; None for 1.
+    notes : tuple of str
+        What was found out about the images.
+    """
+
+    problem: KnownPoseProblem
+    particles: Particles
+    noise: NDArray | None
+    notes: tuple[str, ...] = ()
+
+
+def prepare(
+    particles: Particles,
+    half_sets: tuple[NDArray, NDArray],
+    settings: Settings,
+    report: Report,
+    prepared: Path | None,
+    overwrite: bool,
+    first_store: Path,
+    communicator: Communicator = ALONE,
+) -> Prepared:
+    """Estimate the noise, read all images and pack what the objective needs.
+
+    Where images are to be compared with first half-maps they are read twice; if `prepared` is
+    given, they lie in the folder `first_store` the first time, which is removed.
     """
     sigma = groups = None
-    if settings.noise == "estimated":
+    if settings.noise != "unit":
         # All shells up to Nyquist, so that any radius finds its own.
         sigma, groups = estimate_noise_by_group(
             particles,
@@ -203,28 +246,51 @@ def prepare(
             progress=lambda done, total: report("noise", done, total, ""),
             communicator=communicator,
         )
-    problem = KnownPoseProblem.from_particles(
-        particles,
-        box=settings.box,
-        resolution=settings.maxres,
-        noise_std=1.0 if sigma is None else sigma,
-        noise_group=groups,
-        regularization=0.0,
-        symmetry=settings.symmetry,
-        interpolation=settings.interpolation,
-        backend=settings.backend,
-        oversampling=settings.oversampling,
-        width=settings.width,
-        compat=settings.compat,
-        invert=settings.invert,
-        progress=lambda done, total: report("reading images", done, total, ""),
-        store=prepared,
-        storage=settings.prepared_type,
-        overwrite=overwrite,
-        communicator=communicator,
-    )
+
+    def build(stage: str, folder: Path | None, kind: str, replace_it: bool) -> KnownPoseProblem:
+        return KnownPoseProblem.from_particles(
+            particles,
+            box=settings.box,
+            resolution=settings.maxres,
+            noise_std=1.0 if sigma is None else sigma,
+            noise_group=groups,
+            regularization=0.0,
+            symmetry=settings.symmetry,
+            interpolation=settings.interpolation,
+            backend=settings.backend,
+            oversampling=settings.oversampling,
+            width=settings.width,
+            compat=settings.compat,
+            invert=settings.invert,
+            progress=lambda done, total: report(stage, done, total, ""),
+            store=folder,
+            storage=kind,
+            overwrite=replace_it,
+            communicator=communicator,
+        )
+
+    notes: list[str] = []
+    if settings.fits_images:
+        problem = build("first reading", prepared and first_store, "float32", True)
+        maps = first_maps(problem, half_sets, settings, report)
+        if settings.scale == "fitted":
+            scales = fitted_scales(maps, problem, report)
+            if scales is None:
+                notes.append("scales: the first half-maps agree in no shell, they are left at 1")
+            else:
+                particles = replace(particles, scale=scales.values)
+                notes.append(scales.describe())
+        if settings.noise == "residuals":
+            found = residual_noise(particles, problem, maps, sigma, groups, report)
+            sigma, groups = found.sigma, found.groups
+            notes.append(found.describe())
+        del problem, maps
+        communicator.wait()
+        if prepared and communicator.rank == 0:
+            shutil.rmtree(first_store)
+    problem = build("reading images", prepared, settings.prepared_type, overwrite)
     if settings.prepared_type != "float32":
         error = max(read_header(prepared)["relative_rms_error"].values())
         detail = f"{settings.prepared_type}, relative error {error:.1e}"
         report("reading images", len(particles), len(particles), detail)
-    return problem, sigma
+    return Prepared(problem, particles, sigma, tuple(notes))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastcryo._version import __version__
 from fastcryo.io.atomic import replacing
@@ -47,6 +48,7 @@ def write_history(
             "folder": str(prepared),
             "relative_rms_error": read_header(prepared)["relative_rms_error"],
         },
+        "image_scales": scale_summary(result.image_scales),
         "notes": [*particles.notes, *result.notes],
         "warnings": list(result.warnings),
         "resolution": result.resolution if np.isfinite(result.resolution or 0) else None,
@@ -67,6 +69,18 @@ def write_history(
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def scale_summary(scales: NDArray | None) -> dict | None:
+    """Return the distribution of the images' scales, for JSON."""
+    if scales is None:
+        return None
+    shares = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+    quantiles = np.quantile(scales, shares).round(4).tolist()
+    return {
+        "quantiles": dict(zip(map(str, shares), quantiles, strict=True)),
+        "standard_deviation": float(scales.std()),
+    }
 
 
 def postprocessed(after: Postprocessed | None) -> dict | None:

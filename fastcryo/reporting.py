@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +15,10 @@ Report = Callable[..., None]
 
 LOG, PROGRESS = "run.log", "progress.jsonl"
 SECONDS_BETWEEN_LINES = 1.0
+# Stages that do the same work, so that the first tells how long the others take.
+KINDS = dict.fromkeys(("half1", "half2", "full"), "map") | dict.fromkeys(
+    ("prior, half 1", "prior, half 2"), "prior"
+)
 
 
 def silent(stage: str, done: int, total: int, detail: str, **numbers: float | None) -> None:
@@ -30,8 +34,9 @@ def logged(
     The log has a line for the begin and the end of every stage. ``progress.jsonl`` has one JSON
     object a line, at every stage's begin and end and at most every second between, with ``time``
     (UTC), ``seconds`` since the start, ``stage``, ``done``, ``total``, ``detail`` and the numbers
-    known at that time, such as ``loss``, ``resolution`` (angstrom) and ``seconds_left``; the last
-    one's stage is "finished" or "failed". A disk that is full ends the logs, not the run.
+    known at that time, such as ``loss``, ``resolution`` (angstrom) and ``seconds_left`` (of all
+    stages, see `with_time_left`); the last one's stage is "finished" or "failed". A disk that is
+    full ends the logs, not the run.
 
     Parameters
     ----------
@@ -87,29 +92,57 @@ def logged(
         line("finished")
 
 
-def with_time_left(report: Report, before: float, share: float, whole: float) -> Report:
-    """Return a report of one of several jobs that adds the seconds left for all of them.
+def with_time_left(report: Report, forecast: Mapping[str, float]) -> Report:
+    """Return a report that adds the seconds left for all stages together.
+
+    The stage at work goes on at the pace that it shows: what a resumed run finds done has taken no
+    time. Stages to come take what was forecast, times what stages of their kind took beyond their
+    forecast so far, or else all stages.
 
     Parameters
     ----------
     report : callable
         As `logged` yields it.
-    before, share, whole : float
-        Work done before, work of this job, and work of all.
+    forecast : mapping
+        Seconds of every stage by its name, in their order; stages that are skipped count as done
+        when a later one begins.
     """
-    began = time.perf_counter()
-    started: dict[str, float] = {}
+    order = list(forecast)
+    latest = time.perf_counter()
+    # By stage: when the one before it ended, when it first told of itself, and how far it was then.
+    starts: dict[str, tuple[float, float, float]] = {}
+    # What a whole stage takes, as far as is known.
+    taken: dict[str, float] = {}
 
     def tell(stage: str, done: int, total: int, detail: str, **numbers: float | None) -> None:
-        # What a resumed run finds done has taken no time.
-        first = started.setdefault(stage, done - 1)
-        worked = share * (done - first) / total
-        left = whole - before - share * done / total
-        seconds = (time.perf_counter() - began) * left / worked
-        text = f"{detail}, {duration(seconds)} left" if left > 0 else detail
-        report(stage, done, total, text, seconds_left=round(seconds, 1), **numbers)
+        nonlocal latest
+        now, part = time.perf_counter(), min(done / total, 1.0)
+        begun, first, base = starts.setdefault(stage, (latest, now, part))
+        latest = now
+        place = order.index(stage) if stage in forecast else -1
+        to_come = order[place + 1 :] if place >= 0 else [s for s in order if s not in starts]
+        own = forecast.get(stage, 0.0)
+        if part > base:
+            taken[stage] = (now - first) / (part - base)
+            left = taken[stage] * (1 - part)
+        else:
+            left = own * (1 - part) * _excess(taken, forecast, stage)
+            if part == 1:
+                taken[stage] = now - begun
+        left += sum(forecast[s] * _excess(taken, forecast, s) for s in to_come)
+        text = ", ".join(filter(None, (detail, f"{duration(left)} left in all" if left else "")))
+        report(stage, done, total, text, seconds_left=round(left, 1), **numbers)
 
     return tell
+
+
+def _excess(taken: Mapping[str, float], forecast: Mapping[str, float], stage: str) -> float:
+    """Return how much longer than forecast stages took: those of a kind, or all; 1 if none did."""
+    kind = KINDS.get(stage)
+    known = [s for s in taken if forecast.get(s, 0.0) > 0]
+    alike = [s for s in known if kind is not None and KINDS.get(s) == kind] or known
+    promised = sum(forecast[s] for s in alike)
+    return sum(taken[s] for s in alike) / promised if promised else 1.0
 
 
 def duration(seconds: float) -> str:

@@ -70,6 +70,8 @@ class Reconstruction:
         What was done otherwise than asked for, or did not converge.
     warnings : tuple of str
         What gives reason to doubt the data or the map.
+    image_scales : ndarray, shape (n,), or None
+        Scale of every image's signal; None for 1.
     """
 
     folder: Path
@@ -79,6 +81,7 @@ class Reconstruction:
     seconds: float
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    image_scales: NDArray | None = None
 
     @property
     def curves(self) -> FSCCurves | None:

@@ -53,6 +53,7 @@ def fingerprint(particles: Particles, settings: Settings) -> str:
     arrays += [particles.stack, particles.slice, np.array([particles.pixel_size, particles.box])]
     if particles.ctf is not None:
         arrays.append(particles.ctf.coefficients())
+    arrays += [a for a in (particles.brightness, particles.scale) if a is not None]
     imaging = imaging_of(particles)
     if imaging is not None:
         arrays += imaging.arrays()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from fastcryo.background import Background
 from fastcryo.errors import InputError
 from fastcryo.interpolation import check_window
 from fastcryo.storage import STORAGES
 from fastcryo.symmetry import symmetry_matrices
 
+if TYPE_CHECKING:
+    from fastcryo.particles import Particles
+
 SOLVERS = ("sgd", "cg", "lbfgs", "wiener")
+NOISES, SCALES = ("estimated", "residuals", "unit"), ("none", "fitted", "file")
 SMALLEST_BATCH, LARGEST_BATCH, BATCHES_PER_EPOCH = 50, 1000, 10
 
 
@@ -39,10 +45,16 @@ class Settings:
         None: a tenth of the set, from 50 to 1000.
     average : bool or None
         Average the iterates of the second half; None: where there is no variance reduction.
-    regularization : float or None
-        None: the Wiener prior by shell, from the half-maps; else lambda.
-    noise : {"estimated", "unit"}
-        sigma by shell from the corners of the images, or 1 as in the paper.
+    regularization : float, tuple of float or None
+        None: the Wiener prior by shell, from the half-maps; else lambda, or lambda of every shell
+        0..R, in units of J = diag H, that is of mean C^2 / sigma^2.
+    noise : {"estimated", "residuals", "unit"}
+        sigma by shell from the corners of the images; from what first half-maps leave of them; or 1
+        as in the paper.
+    scale : {"none", "fitted", "file"}
+        Scale of every image's signal: 1; fitted to the projection of a first map of its half-set
+        (`fastcryo.scales.shrunk_scales`); or what the file records
+        (`fastcryo.scales.with_recorded_scales`).
     symmetry : str
         Point group of the map, see `fastcryo.symmetry.symmetry_matrices`.
     maxres : float or None
@@ -54,6 +66,12 @@ class Settings:
     subset : int
         0: half-maps and the map of all; 1 or 2: only that half.
     invert : bool
+    normalize : float or None
+        Bring the background of every image, beyond this radius, to mean 0 and standard deviation 1:
+        angstrom, or a part of the side of the box if it is below 1; see
+        `fastcryo.background.Background`.
+    ramp : bool
+        Take a plane off the background first.
     seed : int
     """
 
@@ -73,14 +91,17 @@ class Settings:
     epochs: int = 10
     batch_size: int | None = None
     average: bool | None = None
-    regularization: float | None = None
+    regularization: float | tuple[float, ...] | None = None
     noise: str = "estimated"
+    scale: str = "none"
     symmetry: str = "C1"
     maxres: float | None = None
     box: int | None = None
     prepared_type: str = "float32"
     subset: int = 0
     invert: bool = False
+    normalize: float | None = None
+    ramp: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -88,8 +109,11 @@ class Settings:
             raise InputError(
                 f"solver: {self.solver!r} is unknown, choose from {', '.join(SOLVERS)}"
             )
-        if self.noise not in ("estimated", "unit"):
-            raise InputError(f"noise: {self.noise!r} is unknown, choose estimated or unit")
+        for name, choices in (("noise", NOISES), ("scale", SCALES)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name}: {getattr(self, name)!r} is unknown, choose from {', '.join(choices)}"
+                )
         if self.prepared_type not in STORAGES:
             raise InputError(
                 f"prepared type: {self.prepared_type!r} is unknown, "
@@ -99,6 +123,10 @@ class Settings:
         symmetry_matrices(self.symmetry)  # refuses an unknown name
         if self.subset not in (0, 1, 2):
             raise InputError(f"subset: {self.subset} is unknown, choose 1 or 2 (0: all)")
+        if self.normalize is not None and not self.normalize > 0:
+            raise InputError(f"normalize: a radius of {self.normalize:g} cannot be used")
+        if self.ramp and self.normalize is None:
+            raise InputError("ramp: goes with normalisation, add --normalize")
 
     @property
     def diagonal(self) -> str | None:
@@ -106,6 +134,17 @@ class Settings:
         if self.preconditioner != "auto":
             return self.preconditioner
         return "exact" if self.solver in ("cg", "lbfgs") else "gridding"
+
+    def background(self, particles: Particles) -> Background | None:
+        """Return what the images of particles are to be normalised by."""
+        if self.normalize is None:
+            return None
+        return Background.of(self.normalize, particles.box, particles.pixel_size, self.ramp)
+
+    @property
+    def fits_images(self) -> bool:
+        """Whether first half-maps are made, to compare the images with."""
+        return self.noise == "residuals" or self.scale == "fitted"
 
     @property
     def assembles(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
-from fastcryo import backends, options
+from fastcryo import backends
 from fastcryo.errors import InputError
 
 
@@ -107,10 +107,6 @@ def test_auto_says_which_card_it_takes(real, capsys):
 def test_the_cpu_is_taken_without_a_word(capsys):
     assert fc.SliceOperator(fc.FourierGrid(8), backend="cpu").backend == "cpu"
     assert capsys.readouterr().err == ""
-
-
-def test_the_command_line_offers_all_backends():
-    assert options.BACKENDS == backends.BACKENDS
 
 
 def test_import_looks_for_no_cuda():

@@ -1,15 +1,17 @@
 """Plans that fit into memory, and what limits the memory."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastcryo import forecast, free_memory, reconstruct
-from fastcryo.cli import main
+from fastcryo.cli import main, reconstruct_settings
 from fastcryo.errors import InputError
 from fastcryo.forecast import plan_run
 from fastcryo.io.mrc import read_map
+from fastcryo.options import build_parser
 from fastcryo.particles import read_particles
 from fastcryo.settings import Settings
 
@@ -44,6 +46,23 @@ def test_time_grows_with_images_epochs_symmetry_and_without_operators(star, tmp_
     assert seconds(Settings(solver="wiener")) < base
     whole = plan_run(particles, Settings(), None, tmp_path, free=GIB)
     assert seconds(Settings(), free=whole.images + whole.volumes) > base
+    assert seconds(Settings(noise="residuals")) > base
+    assert seconds(Settings(scale="fitted")) > base
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", "--noise residuals --scale fitted", "--noise unit --regularization 1", "--subset 1"],
+)
+def test_every_stage_is_foreseen_in_its_order(star, tmp_path, options):
+    command = f"reconstruct {star} --solver cg --backend cpu --out {tmp_path}/out {options}"
+    assert main(command.split()) == 0
+    told = [json.loads(t) for t in (tmp_path / "out" / "progress.jsonl").read_text().splitlines()]
+    stages = list(dict.fromkeys(line["stage"] for line in told))
+    settings = reconstruct_settings(build_parser().parse_args(command.split()))
+    foreseen = plan_run(read_particles(star), settings, None, tmp_path, free=GIB).stages
+    assert list(foreseen) == stages[:-1]
+    assert stages[-1] == "finished"
 
 
 def test_operators_are_left_out_first_then_images_go_to_disk(star, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
-from fastcryo import assembled, finish, postprocess_files, solve_map
+from fastcryo import assembled, finish, postprocess_files, prior, solve_map
 from fastcryo.assembled import assemble_all, operator_memory
 from fastcryo.cli import main, reconstruct_settings
 from fastcryo.io.mrc import read_map
@@ -160,8 +160,8 @@ def test_voxels_that_nothing_determines_are_named(star, tmp_path, capsys, solver
 def test_preconditioners_that_a_solver_cannot_use_are_refused(
     star, tmp_path, capsys, options, words
 ):
-    command = ["reconstruct", str(star), "--out", str(tmp_path / "out"), *options.split()]
-    assert main(command) == 2
+    options = [*options.split(), "--backend", "cpu"]
+    assert main(["reconstruct", str(star), "--out", str(tmp_path / "out"), *options]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert words in line
 
@@ -195,3 +195,70 @@ def test_the_published_algorithm_has_no_variance_reduction():
     assert published["step"] == "armijo"
     assert published["average"] is False
     assert not PUBLISHED.assembles
+
+
+def test_lambda_by_shell_comes_from_a_file(star, tmp_path):
+    same, cut = tmp_path / "same.txt", tmp_path / "cut.txt"
+    same.write_text("# lambda\n" + "1e-3\n" * 12)
+    cut.write_text("1e-3\n" * 6 + "1e9  # nothing beyond shell 5\n" * 6)
+    options = "--solver wiener --regularization"
+    constant = run(star, tmp_path / "constant", f"{options} 1e-3")
+    np.testing.assert_allclose(
+        run(star, tmp_path / "same", f"{options} {same}"), constant, rtol=0, atol=1e-9
+    )
+    found = run(star, tmp_path / "cut", f"{options} {cut}")
+    assert record(tmp_path / "cut")["settings"]["regularization"][5:7] == [1e-3, 1e9]
+    grid = fc.FourierGrid(24)
+    # The window's correction mixes shells, so maps before it are compared.
+    x = np.sinc((np.arange(24) - 12) / 24) ** 2
+    window = x[:, None, None] * x[:, None] * x
+    raw = grid.from_real(constant / window)
+    raw[grid.shells() > 5] = 0
+    expected = grid.to_real(raw) * window
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1\n" * 11, "11 values are given, 12 are needed: lambda of the shells 0 to 11"),
+        ("1\n" * 13, "shell s is at 96 angstrom / s"),
+        ("1\n2 3\n", "line 2 is '2 3', one number of 0 or more is needed"),
+        ("1\n-2\n", "line 2 is '-2'"),
+        ("1\nnan\n", "line 2 is 'nan'"),
+        ("# nothing\n", "holds no numbers"),
+        (None, "neither 'wiener' nor a number, nor a file that can be read"),
+    ],
+)
+def test_a_file_of_other_shells_or_words_is_refused(star, tmp_path, capsys, text, words):
+    path = tmp_path / "lambda.txt"
+    if text is not None:
+        path.write_text(text)
+    command = [
+        "reconstruct",
+        str(star),
+        "--regularization",
+        str(path),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    try:
+        status = main(command)
+    except SystemExit as ended:
+        status = ended.code
+    said = capsys.readouterr().err.strip()
+    assert (status, len(said.splitlines())) == (2, 1)
+    assert words in said
+
+
+def test_voxels_without_images_are_noted_where_lambda_is_zero(star, tmp_path):
+    particles = fc.read_particles(star).select([0, 1])
+    problem = fc.KnownPoseProblem.from_particles(
+        particles, metadata_only=True, backend="cpu", regularization=0.0
+    )
+    lam = np.zeros(12)
+    lam[:9] = 1.0
+    (note,) = prior.gaps(problem, Settings(regularization=tuple(lam)))
+    (all_of_them,) = prior.gaps(problem, Settings(regularization=0.0))
+    assert note != all_of_them
+    assert prior.gaps(problem, Settings(regularization=tuple(lam + 1))) == []

@@ -41,7 +41,10 @@ def test_progress_is_one_json_object_a_line_with_loss_resolution_and_time_left(s
         assert last[name]["done"] == last[name]["total"]
         assert last[name]["loss"] > 0
     assert last["half1"]["seconds_left"] > 0
-    assert last["full"]["seconds_left"] == 0
+    assert last["full"]["seconds_left"] > 0
+    assert last["writing"]["seconds_left"] == 0
+    assert all("seconds_left" in line for line in told[:-1])
+    assert "left in all" in last["half1"]["detail"]
     assert 8 <= last["half2"]["resolution"] < 40
     assert "resolution" not in last["half1"]
     log = (tmp_path / "run.log").read_text()
@@ -87,21 +90,45 @@ def test_logs_that_cannot_be_written_do_not_end_the_run(tmp_path):
     assert "stage: ends" in (tmp_path / "run.log").read_text()
 
 
-def test_time_left_is_that_of_all_jobs(monkeypatch):
-    now = [0.0]
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that tests set, and what a report with the time left tells by it."""
+    now, heard = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    heard = []
+    forecast = {"reading images": 2, "prior, half 1": 1, "half1": 5, "half2": 5, "full": 10}
     tell = with_time_left(
         lambda stage, done, total, detail, **numbers: heard.append(numbers["seconds_left"]),
-        before=100,
-        share=100,
-        whole=400,
+        forecast | {"writing": 1},
     )
-    for done, clock in ((1, 1.0), (5, 5.0), (10, 10.0)):
-        now[0] = clock
-        tell("half2", done, 10, "")
-    assert heard == [29, 25, 20]  # a second per tenth of this job, and two jobs of its size
+
+    def at(seconds, stage, done, total=10):
+        now[0] = seconds
+        tell(stage, done, total, "")
+        return heard[-1]
+
+    return at
+
+
+def test_time_left_is_that_of_all_stages_corrected_by_what_has_passed(clock):
+    assert clock(0, "reading images", 0) == 24  # as forecast
+    assert clock(2, "reading images", 5) == 2 + 22 * 2  # half of it took all of its time
+    assert clock(4, "reading images", 10) == 44
+    assert clock(4, "half1", 1) == 41  # the prior was skipped; half1 has shown no pace
+    assert clock(13, "half1", 10) == 15 * 2 + 1 * 2  # maps like half1, the rest like everything
+    assert clock(13, "full", 0) == 22  # half2 was skipped
+    assert clock(23, "full", 10) == 1.4
+    assert clock(25, "writing", 1, 1) == 0
+
+
+def test_what_a_resumed_run_finds_done_has_taken_no_time(clock):
+    clock(0, "half1", 8)
+    assert clock(1, "half1", 9) == 1 + 15 * 2 + 1 * 2
     assert [duration(s) for s in (5, 240, 9000)] == ["5 s", "4 min", "2.5 h"]
+
+
+def test_a_stage_that_was_not_foreseen_delays_no_other(clock):
+    assert clock(3, "something", 1, 2) == 24
+    assert clock(5, "something", 2, 2) == 24
 
 
 def command(star, out, *options):

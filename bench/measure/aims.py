@@ -72,7 +72,7 @@ def _system(record: dict) -> list[tuple[str, str, str, bool]]:
             half_volumes <= 1.05,
         )
     )
-    share = max(row["share"] for row in record["fixed"])
+    share = max(row["merging"] for row in record["fixed"])
     images = record["fixed"][0]["images"]
     name = f"zeroing and merging, {images} images, largest share"
     found.append((name, "10 % or less", f"{100 * share:.1f} %", share <= 0.1))

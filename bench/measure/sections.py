@@ -110,8 +110,16 @@ def system_section(record: dict) -> list[str]:
         ],
     )
     images = record["fixed"][0]["images"]
-    lines += ["", f"Zeroing, mirror, mean and prior, of the gradient of {images} images:", ""]
-    rows = [{**row, "figure": "share"} for row in record["fixed"]]
+    lines += ["", f"Parts of the gradient of {images} images that do not grow with these:", ""]
+    parts = {
+        "zeroing buffers, adding halos and mirrors": "merging",
+        "all: reading V, writing the result and the prior as well": "share",
+    }
+    rows = [
+        {"box": row["box"], "figure": name, "share": row[key]}
+        for name, key in parts.items()
+        for row in record["fixed"]
+    ]
     return lines + pivot(rows, "figure", "share", lambda share: f"{100 * share:.1f} %")
 
 

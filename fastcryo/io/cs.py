@@ -60,6 +60,7 @@ WIDTHS = dict.fromkeys(
         "alignments3D/psize_A",
         "alignments3D/split",
         "alignments3D/class",
+        "alignments3D/alpha",
         *DEFOCUS,
         *LENS,
     ),

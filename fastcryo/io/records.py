@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastcryo.background import Background
 from fastcryo.ctf import CTF
 from fastcryo.errors import InputError
 from fastcryo.io.mrc import open_stack
@@ -91,6 +92,12 @@ class Particles:
         Row of `source`, from 0; counted through unless given.
     notes : tuple of str
         What a user should know: things found in the file that are not modelled, or assumed.
+    background : Background or None
+        What images are normalised by as they are read; None: they are used as they are.
+    brightness : ndarray, shape (n,), float64, or None
+        What images are divided by as they are read, after that; None: 1.
+    scale : ndarray, shape (n,), float64, or None
+        Factor of every image's signal, beside its CTF: the images are scale C P V. None: 1.
     """
 
     rotations: NDArray[np.float64]
@@ -107,6 +114,9 @@ class Particles:
     source: Path
     row: NDArray[np.int64] = None
     notes: tuple[str, ...] = ()
+    background: Background | None = None
+    brightness: NDArray[np.float64] | None = None
+    scale: NDArray[np.float64] | None = None
 
     def __post_init__(self):
         if self.row is None:
@@ -119,7 +129,8 @@ class Particles:
     def select(self, indices: ArrayLike) -> Particles:
         """Return some particles, in the order of `indices` (or those of a boolean mask)."""
         indices = np.arange(len(self))[indices]
-        per_particle = ("rotations", "shifts", "half", "optics_group", "stack", "slice", "row")
+        per_particle = ["rotations", "shifts", "half", "optics_group", "stack", "slice", "row"]
+        per_particle += [n for n in ("brightness", "scale") if getattr(self, n) is not None]
         return dataclasses.replace(
             self,
             ctf=None if self.ctf is None else self.ctf.select(indices),
@@ -132,7 +143,7 @@ class Particles:
         """Read images; stack by stack and in the order they lie on disk.
 
         Those of an optics group with another pixel size or box are resampled to those of the
-        first, see `fastcryo.resample`.
+        first, see `fastcryo.resample`; then `background` and `brightness` are applied.
 
         Parameters
         ----------
@@ -149,7 +160,8 @@ class Particles:
         Raises
         ------
         InputError
-            No images in the file, a stack that is missing or defect, NaN or infinite pixels.
+            No images in the file, a stack that is missing or defect, NaN or infinite pixels, a
+            constant background that is to be normalised.
         """
         if not self.stacks:
             raise InputError(f"{self.source}: names no images, only its metadata can be used")
@@ -177,6 +189,7 @@ class Particles:
             raw = np.empty((stop - start, own, own), np.float32)
             stack.read(int(slices[start]), raw)
             images[first : first + stop - start] = resample(raw, side, box)
+        self._treat(images, indices)
         bad = indices[~np.isfinite(images).all(axis=(1, 2))] if check_finite else ()
         if len(bad):
             raise InputError(
@@ -184,6 +197,19 @@ class Particles:
                 f"pixels, the first is {self.describe_image(bad[0])}, remove these particles"
             )
         return images
+
+    def _treat(self, images: NDArray[np.float32], indices: NDArray[np.int64]) -> None:
+        """Apply `background` and `brightness` to the images of some particles, in place."""
+        if self.background is not None:
+            constant = indices[self.background.normalize(images)]
+            if len(constant):
+                raise InputError(
+                    f"{self.source}: the background of {self.describe_image(constant[0])} is "
+                    "constant (a masked image?) and cannot be normalised, leave out --normalize "
+                    "or remove this particle"
+                )
+        if self.brightness is not None:
+            images /= self.brightness[indices].astype(np.float32)[:, None, None]
 
     def own_box(self, particle: int) -> int | None:
         """Return the side of a particle's image in its stack, pixels."""

@@ -19,7 +19,6 @@ import numpy as np
 from numba import prange
 
 from fastcryo.kernels._jit import parallel, register
-from fastcryo.kernels.cpu.priors import damping_prior, no_prior
 from fastcryo.kernels.cpu.segments import find_segments
 from fastcryo.kernels.cpu.tiles import (
     add_halos,
@@ -61,7 +60,7 @@ def far_from(i, count):
     return after if after < count else i % STRIDE + 1
 
 
-def make_sweep(process, ask, offset, tap_rows=0, prior=no_prior):
+def make_sweep(process, ask, offset, tap_rows=0, reads=True, adds=True):
     """Make the kernel that hands every run of samples to `process`.
 
     ``process(buffers, tables, run, path, frame, taps)`` treats a run of neighbouring samples and
@@ -75,6 +74,8 @@ def make_sweep(process, ask, offset, tap_rows=0, prior=no_prior):
     taps : places (samples,) and weights (tap_rows, samples), to write the taps of the run into
 
     ``ask(tables, batch, image, first, count)`` is called some runs before.
+    `reads` and `adds` tell whether `process` uses the source and the target: what they need is not
+    compiled otherwise.
     """
 
     @parallel
@@ -127,7 +128,7 @@ def make_sweep(process, ask, offset, tap_rows=0, prior=no_prior):
         scale : float
             Factor of the sums that go to `target`.
         damping : (0,), (1,) or (voxels,) float
-            lambda of the prior, in case the kernel has one.
+            lambda of the prior; needs a source.
         fresh : bool
             Whether to write scale S + prior to the targets, whatever they hold, or to add scale S.
         chunk : int
@@ -142,12 +143,9 @@ def make_sweep(process, ask, offset, tap_rows=0, prior=no_prior):
             depth = max(depth, tiles[t, 1] - tiles[t, 0] + 1)
             width = max(width, tiles[t, 3] - tiles[t, 2])
         row, plane = buffer_strides(radius, width)
-        read_size = depth * plane if source[0].size > 0 else 0
-        sum_size = depth * plane if target[0].size > 0 else 0
-        shared = tiles.shape[0] if sum_size > 0 else 0
-        planes = box // 2 if sum_size > 0 and fresh else 0
-        grounds = zeros_like_all(target, box * box if sum_size > 0 else 0)
-        halos = np.empty((shared, depth + width, row * len(target)), target[0].dtype)
+        if adds:
+            grounds = zeros_like_all(target, box * box)
+            halos = np.empty((tiles.shape[0], depth + width, row * len(target)), target[0].dtype)
         chunks = max(1, (images.size + chunk - 1) // chunk)
         units = tiles.shape[0] * chunks
         counter = np.zeros(1, np.int64)
@@ -155,8 +153,8 @@ def make_sweep(process, ask, offset, tap_rows=0, prior=no_prior):
             segments = np.empty((LISTED * (4 * radius + 2), 5), np.int64)
             longest = radius + 1 + SPARE
             taps = (np.empty(longest, np.int64), np.full((tap_rows, longest), unit))
-            volume = make_buffer(source, read_size)
-            total = make_buffer(target, sum_size)
+            volume = make_buffer(source, depth * plane if reads else 0)
+            total = make_buffer(target, depth * plane if adds else 0)
             loaded = -1
             unit_of_work = take(counter)
             while unit_of_work < units:
@@ -165,10 +163,10 @@ def make_sweep(process, ask, offset, tap_rows=0, prior=no_prior):
                 stop_image = min(first_image + chunk, images.size)
                 origin = (-radius, tiles[t, 2], tiles[t, 0])
                 frame = (row, plane, origin, unit)
-                if read_size > 0 and t != loaded:
+                if reads and t != loaded:
                     load_tile(source, tiles[t], widths, row, plane, box, volume)
                     loaded = t
-                if sum_size > 0:
+                if adds:
                     clear_tile(tiles[t], widths, row, plane, box, total)
                 sum0, sum1, sum2 = 0.0, 0.0, 0.0
                 for block in range(first_image, stop_image, LISTED):
@@ -195,9 +193,9 @@ def make_sweep(process, ask, offset, tap_rows=0, prior=no_prior):
                         path = ((qx, qy, qz), (dx, dy, dz))
                         part = process((volume, total), tables, run, path, frame, taps)
                         sum0, sum1, sum2 = sum0 + part[0], sum1 + part[1], sum2 + part[2]
-                if sum_size > 0:
+                if adds:
                     sums[unit_of_work, 3] = store_tile(
-                        total,
+                        (volume, total),
                         tiles[t],
                         widths,
                         row,
@@ -208,23 +206,23 @@ def make_sweep(process, ask, offset, tap_rows=0, prior=no_prior):
                         halos[t],
                         scale,
                         fresh,
-                        prior,
-                        source,
                         damping,
                     )
                 sums[unit_of_work, 0] = sum0
                 sums[unit_of_work, 1] = sum1
                 sums[unit_of_work, 2] = sum2
                 unit_of_work = take(counter)
-        for u in prange(shared + planes):
-            if u < shared:
-                add_halos(halos, tiles, neighbours, u, widths, box, target, grounds, scale)
-            else:
-                z = u - shared + 1
-                norm = fill_outside(z, widths, box, target, prior, source, damping)
-                sums[units + z, 3] = norm
-        if sum_size > 0:
-            norm = store_ground(grounds, box, target, scale, fresh, prior, source, damping)
+        if adds:
+            for number in prange(tiles.shape[0] + (box // 2 if fresh else 0)):
+                # Of one type in both passes of the compiler: it would compile `add_halos` twice.
+                u = np.int64(number)
+                if u < tiles.shape[0]:
+                    add_halos(halos, tiles, neighbours, u, widths, box, target, grounds, scale)
+                else:
+                    z = u - tiles.shape[0] + 1
+                    norm = fill_outside(z, widths, box, target, source, damping)
+                    sums[units + z, 3] = norm
+            norm = store_ground(grounds, box, target, scale, fresh, source, damping)
             sums[units, 3] = norm
 
     return sweep
@@ -347,31 +345,40 @@ def make_kernels(window):
         square, other_square = channel_sums(squares)
         return square, channel_sums(mixed)[0], other_square
 
-    def make_power_run(squared):
-        @register
-        def power_run(buffers, tables, run, path, frame, taps):
-            """Add c w^2 (squared) or c w."""
-            (_, total), (powers,), (_, image, first, count, _) = buffers, tables, run
-            (row, plane, _, unit), (places, weights) = frame, taps
-            line = 0 if powers.shape[0] == 1 else image
-            list_taps(*path, count, row, plane, unit, places, weights)
-            i = 0
-            for _ in range(count):
-                c = powers[line, first + i]
-                scatter_power(total, places, weights, i, row, plane, c, squared)
-                i = far_from(i, count)
-            return 0.0, 0.0, 0.0
+    @register
+    def power_run(buffers, tables, run, path, frame, taps):
+        """Add c w^2 or c w."""
+        (_, total), (powers, squared), (_, image, first, count, _) = buffers, tables, run
+        (row, plane, _, unit), (places, weights) = frame, taps
+        line = 0 if powers.shape[0] == 1 else image
+        list_taps(*path, count, row, plane, unit, places, weights)
+        i = 0
+        for _ in range(count):
+            c = powers[line, first + i]
+            scatter_power(total, places, weights, i, row, plane, c, squared[0])
+            i = far_from(i, count)
+        return 0.0, 0.0, 0.0
 
-        return power_run
+    def make(process, ask, **uses):
+        return make_sweep(process, ask, window.offset, window.taps, **uses)
+
+    power = make(power_run, ask_weights, reads=False)
+
+    def make_power(squared):
+        # One kernel for both: it takes seconds to compile.
+        choice = np.array([squared])
+
+        def sweep(source, target, tables, *others):
+            power(source, target, (*tables, choice), *others)
+
+        return sweep
 
     return SimpleNamespace(
         pairs=window.pairs,
-        forward=make_sweep(slice_run, ask_nothing, window.offset, window.taps),
-        adjoint=make_sweep(project_back_run, ask_samples, window.offset, window.taps),
-        gradient=make_sweep(
-            gradient_run, ask_weights_and_data, window.offset, window.taps, damping_prior
-        ),
-        energy=make_sweep(energy_run, ask_weights_and_data, window.offset, window.taps),
-        diagonal=make_sweep(make_power_run(True), ask_weights, window.offset, window.taps),
-        gridding=make_sweep(make_power_run(False), ask_weights, window.offset, window.taps),
+        forward=make(slice_run, ask_nothing, adds=False),
+        adjoint=make(project_back_run, ask_samples, reads=False),
+        gradient=make(gradient_run, ask_weights_and_data),
+        energy=make(energy_run, ask_weights_and_data, adds=False),
+        diagonal=make_power(True),
+        gridding=make_power(False),
     )

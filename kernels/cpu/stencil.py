@@ -138,7 +138,7 @@ def ask_nothing(tables, batch, image, first, count):
     """Ask for nothing: the stencil costs more than the weights."""
 
 
-assemble = make_sweep(add_pairs_run, ask_nothing, 0)
+assemble = make_sweep(add_pairs_run, ask_nothing, 0, reads=False, adds=False)
 
 
 @parallel

@@ -4,8 +4,8 @@ A buffer has the strides that caches like (`fastcryo.kernels.layout.buffer_strid
 pages. One or two volumes, its *channels*, lie in it voxel by voxel. Only rows that the ball reaches
 are copied; what else a buffer holds is never read.
 
-What was summed S goes out as ``scale S + prior``, or is added to what is there. The prior, a
-function of `fastcryo.kernels.cpu.priors`, is part of it because each further pass over a volume
+What was summed S goes out as scale S + lambda V, or scale S is added to what is there (see
+`fastcryo.kernels.cpu.channels`). The prior is part of it because each further pass over a volume
 that does not fit the caches costs as much as the gradient of a dozen images. Sums of the plane
 kz = 0, which still lack their mirrors, go to planes of their own.
 """
@@ -16,6 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic, overload
 
 from fastcryo.kernels._jit import register
+from fastcryo.kernels.cpu.channels import add_row, fill_row, read_row, times, write_row
 
 
 def zeros_like_all(volumes, size):
@@ -69,15 +70,12 @@ def row_place(tile, y, z, width, row, plane, radius, box):
 def load_tile(volumes, tile, widths, row, plane, box, buffer):
     """Copy a tile of the volumes, and one cell more along y and z, into the buffer."""
     radius = widths.shape[0] - 1
-    channels = len(volumes)
     target = buffer.reshape(-1)
     for z in range(tile[0], min(tile[1], radius) + 1):
         for y in range(tile[2], min(tile[3], radius) + 1):
             width = widths[z, y + radius]
             here, there = row_place(tile, y, z, width, row, plane, radius, box)
-            for c in range(channels):
-                for x in range(2 * width + 1):
-                    target[(here + x) * channels + c] = volumes[c][there + x]
+            read_row(volumes, (here, there, 2 * width + 1), target)
 
 
 @register
@@ -90,25 +88,20 @@ def clear_tile(tile, widths, row, plane, box, buffer):
         for y in range(tile[2], min(tile[3], radius) + 1):
             width = widths[z, y + radius]
             here, _ = row_place(tile, y, z, width, row, plane, radius, box)
-            for x in range((2 * width + 1) * channels):
-                target[here * channels + x] = 0
+            first = np.uint64(here * channels)
+            for x in range(np.uint64((2 * width + 1) * channels)):
+                target[first + x] = 0
 
 
 @register
-def store_row(source, here, volumes, c, there, count, scale, fresh):
-    """Write, or add, scale times a row of a buffer to the volume c."""
-    channels = len(volumes)
-    if fresh:
-        for x in range(count):
-            volumes[c][there + x] = scale * source[(here + x) * channels + c]
-    else:
-        for x in range(count):
-            volumes[c][there + x] += scale * source[(here + x) * channels + c]
+def mirrors(z, box):
+    """Return how many planes of the full grid a plane of the half grid stands for."""
+    return 1.0 if z == 0 or 2 * z == box else 2.0
 
 
 @register
 def store_tile(
-    buffer,
+    buffers,
     tile,
     widths,
     row,
@@ -119,24 +112,23 @@ def store_tile(
     halo,
     scale,
     fresh,
-    prior,
-    sources,
     damping,
 ):
     """Hand over what a thread summed in a tile's own cells; the rest becomes its halo.
 
     The halo (thickness + width + 1, row * channels) holds the rows y0 to y1 of the plane z1, then
-    the rows y1 of the planes z0 to z1 - 1, for their owners to add. `grounds` are the planes kz = 0
-    of the volumes, flat. Returns what the prior does.
+    the rows y1 of the planes z0 to z1 - 1, for their owners to add. `buffers` are what was read and
+    what was summed, `grounds` the planes kz = 0 of the volumes, flat. Returns lambda |V|^2.
     """
     radius = widths.shape[0] - 1
     channels = len(volumes)
-    source = buffer.reshape(-1)
+    values, source = buffers[0].reshape(-1), buffers[1].reshape(-1)
     norm = 0.0
     for z in range(tile[0], min(tile[1], radius) + 1):
         for y in range(tile[2], min(tile[3], radius) + 1):
             width = widths[z, y + radius]
             here, there = row_place(tile, y, z, width, row, plane, radius, box)
+            span = (here, there, 2 * width + 1)
             if z == tile[1] or y == tile[3]:
                 slot = y - tile[2] if z == tile[1] else tile[3] - tile[2] + 1 + z - tile[0]
                 begin = (radius - width) * channels
@@ -146,11 +138,11 @@ def store_tile(
                 for c in range(channels):
                     for x in range(2 * width + 1):
                         grounds[c][there + x] = source[(here + x) * channels + c]
+            elif fresh:
+                part = write_row(source, values, damping, volumes, span, scale)
+                norm += mirrors(z, box) * part
             else:
-                for c in range(channels):
-                    store_row(source, here, volumes, c, there, 2 * width + 1, scale, fresh)
-                if fresh:
-                    norm += prior(sources, damping, box, volumes, there, 2 * width + 1, z)
+                add_row(source, volumes, span, scale)
     return norm
 
 
@@ -158,12 +150,10 @@ def store_tile(
 def add_halo(halo, slot, y, z, widths, box, volumes, scale):
     """Add scale times one row of a halo to the row (y, z) of the volumes."""
     radius = widths.shape[0] - 1
-    channels = len(volumes)
-    c = box // 2
+    centre = box // 2
     width = widths[z, y + radius]
-    there = (z * box + y + c) * box + c - width
-    for channel in range(channels):
-        store_row(halo[slot], radius - width, volumes, channel, there, 2 * width + 1, scale, False)
+    span = (radius - width, (z * box + y + centre) * box + centre - width, 2 * width + 1)
+    add_row(halo[slot], volumes, span, scale)
 
 
 @register
@@ -188,50 +178,41 @@ def add_halos(halos, tiles, neighbours, t, widths, box, volumes, grounds, scale)
 
 
 @register
-def fill_row(volumes, box, there, count, z, prior, sources, damping):
-    """Write zero and the prior to a part of a row."""
-    for c in range(len(volumes)):
-        for x in range(there, there + count):
-            volumes[c][x] = 0
-    return prior(sources, damping, box, volumes, there, count, z)
+def fill_outside(z, widths, box, volumes, sources, damping):
+    """Write zero and the prior to what samples cannot reach of a plane z > 0.
 
-
-@register
-def fill_outside(z, widths, box, volumes, prior, sources, damping):
-    """Write zero and the prior to what samples cannot reach of a plane z > 0."""
+    The end of a row and the beginning of the next are one part: 12 instead of 16 ms at N = 256.
+    """
     radius = widths.shape[0] - 1
     centre = box // 2
+    begin, end = z * box * box, (z + 1) * box * box
     norm = 0.0
-    for y in range(box):
-        inside = z <= radius and abs(y - centre) <= radius
-        width = widths[z, y - centre + radius] if inside else -1
-        there = (z * box + y) * box
-        if width < 0:
-            norm += fill_row(volumes, box, there, box, z, prior, sources, damping)
-        else:
-            left, stop = centre - width, centre + width + 1
-            norm += fill_row(volumes, box, there, left, z, prior, sources, damping)
-            norm += fill_row(volumes, box, there + stop, box - stop, z, prior, sources, damping)
-    return norm
+    if z <= radius:
+        for y in range(-radius, radius + 1):
+            width = widths[z, y + radius]
+            if width >= 0:
+                middle = (z * box + y + centre) * box + centre
+                norm += fill_row(sources, damping, volumes, begin, middle - width)
+                begin = middle + width + 1
+    norm += fill_row(sources, damping, volumes, begin, end)
+    return mirrors(z, box) * norm
 
 
 @register
-def store_ground(grounds, box, volumes, scale, fresh, prior, sources, damping):
+def store_ground(grounds, box, volumes, scale, fresh, sources, damping):
     """Hand over the plane kz = 0: every sum and, conjugated, that of its mirror."""
     twice = 2 * (box // 2)
-    norm = 0.0
-    for y in range(box):
-        mirrored_y = (twice - y) % box
-        for c in range(len(volumes)):
+    norm = fill_row(sources, damping, volumes, 0, box * box) if fresh else 0.0
+    for c in range(len(volumes)):
+        ground, volume = grounds[c], volumes[c]
+        for y in range(box):
+            mirrored_y = (twice - y) % box
             for x in range(box):
-                mirrored = grounds[c][mirrored_y * box + (twice - x) % box]
-                value = scale * (grounds[c][y * box + x] + np.conj(mirrored))
-                if fresh:
-                    volumes[c][y * box + x] = value
-                else:
-                    volumes[c][y * box + x] += value
-        if fresh:
-            norm += prior(sources, damping, box, volumes, y * box, box, 0)
+                # twice - x in [0, box], of which box is 0: a remainder would cost more.
+                mirrored_x = twice - x if twice - x < box else 0
+                mirrored = ground[mirrored_y * box + mirrored_x]
+                value = ground[y * box + x] + np.conj(mirrored)
+                volume[y * box + x] += times(scale, value)
     return norm
 
 
