@@ -59,7 +59,7 @@ class CardPacker:
         weights: NDArray,
         data: NDArray,
     ) -> NDArray[np.float64]:
-        """Do as `Packer.pack` does."""
+        """Do as `Packer.pack` does, without its scale."""
         packer, card = self.packer, self.card
         with TURN:
             groups, (warps, even, cosines, sines, limits, corrections) = self.optics
@@ -104,7 +104,7 @@ class CardPacker:
         return found
 
     def fill_weights(self, members: NDArray[np.int64], weights: NDArray) -> None:
-        """Do as `Packer.fill_weights` does."""
+        """Do as `Packer.fill_weights` does, without its scale."""
         packer, card = self.packer, self.card
         length = max(1, ROWS_BYTES // weights[:1].nbytes)
         with TURN:

@@ -87,8 +87,8 @@ class CardTransforms:
     empty : callable
         Makes an array on the card, from shape and dtype.
     to_real, expand_axes, contract_axes, from_real : tuples of AxisTransform
-        Along z, y and x: half grid to map, map to extended half volume, and their transposes (the
-        last is the transform itself, the transpose of the first times N^3).
+        Along z, y and x: half grid to map, map to extended half volume, its transpose, and map to
+        half grid.
     whole : array on the card
         What the map is multiplied by besides factors of one axis: (N^3,), or (1,) for nothing.
     """
@@ -114,9 +114,9 @@ class CardTransforms:
         kz = np.arange(grid.shape[0])
         once = np.ones(len(kz), real)
         halves = grid.plane_multiplicity.astype(real)
-        maps, cells = (centred, ones), (centred, ones)
+        maps = centred, ones
         back, forth = [], []
-        for frequency, wanted in (((kz, halves), (kz, once)), (cells, cells), (cells, cells)):
+        for frequency, wanted in (((kz, halves), (kz, once)), (maps, maps), (maps, maps)):
             divided = frequency[0], frequency[1] / real.type(box)
             back.append(AxisTransform.of(place, box, divided, maps, inverse=True))
             forth.append(AxisTransform.of(place, box, maps, wanted))

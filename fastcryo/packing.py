@@ -171,16 +171,16 @@ class Packer:
         ndarray, shape (m,)
             Energies: 1/2 sum |y|^2 / sigma^2 of every image; not finite if a pixel is not.
         """
+        rows = weights, data
         if self.on_card is not None:
-            return self.on_card.pack(images, members, places, weights, data)
-        groups = self.noise_group[members]
-        energies = np.empty(len(images))
-        for group in np.unique(groups):
-            own = groups == group
-            own = slice(None) if own.all() else np.flatnonzero(own)
-            energies[own] = self._pack_group(
-                group, images[own], members[own], places[own], weights, data
-            )
+            energies = self.on_card.pack(images, members, places, *rows)
+        else:
+            groups, energies = self.noise_group[members], np.empty(len(images))
+            for group in np.unique(groups):
+                own = groups == group
+                own = slice(None) if own.all() else np.flatnonzero(own)
+                some = images[own], members[own], places[own]
+                energies[own] = self._pack_group(group, *some, *rows)
         if self.scale is not None:
             factors = self.scale[members, None].astype(weights.dtype)
             data[places] *= factors
@@ -220,8 +220,7 @@ class Packer:
         """Fill the weights of some images, one row each, without reading any."""
         if self.on_card is not None:
             self.on_card.fill_weights(members, weights)
-            return
-        if len(self.inverse_variance) == 1:
+        elif len(self.inverse_variance) == 1:
             self._fill_group(0, members, weights)
         else:
             self._fill_groups(members, weights)

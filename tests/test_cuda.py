@@ -7,6 +7,8 @@ The simulator checks no types: tests/test_cuda_ptx.py compiles the kernels for r
 
 import copy
 import dataclasses
+import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -221,6 +223,7 @@ def packer_of(backend, with_ctf=True, imaging=None):
         rng.uniform(0.5, 2, (2, operator.samples)),
         np.array([0, 1, 0]),
         tables,
+        np.array([0.8, 1.0, 1.3]) if with_ctf else None,
     )
 
 
@@ -450,6 +453,19 @@ def test_half_grids_come_back_where_they_were_given():
     assert on_host(problem.hvp(volume))
     assert not on_host(problem.hvp(there))
     close(fetch(problem.hvp(there)), problem.hvp(volume))
+
+
+SANITIZER = shutil.which("compute-sanitizer")
+
+
+@pytest.mark.skipif(SIMULATED, reason="compute-sanitizer looks at a card, not at the simulator")
+@pytest.mark.skipif(SANITIZER is None, reason="compute-sanitizer, of the CUDA toolkit, is missing")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer_finds_nothing(tool):
+    tests = [sys.executable, "-m", "pytest", "-q", "-k", "oversampled or prepared_on", __file__]
+    command = [SANITIZER, "--tool", tool, "--error-exitcode", "9", *tests]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
 
 
 def test_too_little_memory_on_the_card_is_refused_and_auto_goes_on_with_the_cpu(
