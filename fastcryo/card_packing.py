@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcryo.backends import on_card
 from fastcryo.card_fft import card_fft
 from fastcryo.kernels.cpu.aberrations import AS_THEY_ARE
 from fastcryo.kernels.cuda import prepare
@@ -61,7 +62,7 @@ class CardPacker:
     ) -> NDArray[np.float64]:
         """Do as `Packer.pack` does, without its scale."""
         packer, card = self.packer, self.card
-        with TURN:
+        with TURN, on_card(packer.operator.grid.box):
             groups, (warps, even, cosines, sines, limits, corrections) = self.optics
             shape = len(images), packer.operator.samples
             with_ctf = len(packer.ctf) > 0
@@ -107,7 +108,7 @@ class CardPacker:
         """Do as `Packer.fill_weights` does, without its scale."""
         packer, card = self.packer, self.card
         length = max(1, ROWS_BYTES // weights[:1].nbytes)
-        with TURN:
+        with TURN, on_card(packer.operator.grid.box):
             groups, (warps, even, _, _, limits, _) = self.optics
             for start in range(0, len(members), length):
                 some = members[start : start + length]

@@ -7,6 +7,7 @@ what is wanted. The transpose swaps the two copies.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,11 +87,11 @@ class CardTransforms:
         From `fastcryo.card_fft.card_fft`.
     empty : callable
         Makes an array on the card, from shape and dtype.
-    to_real, expand_axes, contract_axes, from_real : tuples of AxisTransform
-        Along z, y and x: half grid to map, map to extended half volume, its transpose, and map to
-        half grid.
-    whole : array on the card
-        What the map is multiplied by besides factors of one axis: (N^3,), or (1,) for nothing.
+    to_real, expand, contract, from_real : tuples of AxisTransform
+        Along z, y and x: half grid to map, map to extended half volume, and their transposes (the
+        last is the transform itself, the transpose of the first times N^3).
+    divisor : array on the card
+        What the map is multiplied by where that is no product of factors of one axis; else 1.
     """
 
     plan: Oversampling
@@ -101,7 +102,7 @@ class CardTransforms:
     expand_axes: tuple[AxisTransform, ...] = field(repr=False)
     contract_axes: tuple[AxisTransform, ...] = field(repr=False)
     from_real: tuple[AxisTransform, ...] = field(repr=False)
-    whole: Any = field(repr=False)
+    divisor: Any = field(repr=False)
 
     @classmethod
     def of(
@@ -114,18 +115,14 @@ class CardTransforms:
         kz = np.arange(grid.shape[0])
         once = np.ones(len(kz), real)
         halves = grid.plane_multiplicity.astype(real)
-        maps = centred, ones
+        maps, cells = (centred, ones), (centred, ones)
         back, forth = [], []
-        for frequency, wanted in (((kz, halves), (kz, once)), (maps, maps), (maps, maps)):
+        for frequency, wanted in (((kz, halves), (kz, once)), (cells, cells), (cells, cells)):
             divided = frequency[0], frequency[1] / real.type(box)
             back.append(AxisTransform.of(place, box, divided, maps, inverse=True))
             forth.append(AxisTransform.of(place, box, maps, wanted))
-        factors, whole = [ones, ones, ones], np.ones(1, real)
-        for factor in plan.correction:
-            if factor.size == box:
-                factors[factor.shape.index(box)] = factor.ravel()
-            else:
-                whole = whole * factor.ravel()
+        factors = [f.ravel() for f in plan.correction if f.size == box] or 3 * [ones]
+        whole = [f for f in plan.correction if f.size > box]
         expand, contract = [], []
         for axis, factor in enumerate(factors):
             first = plan.low if axis == 0 else plan.bound + plan.low
@@ -133,8 +130,9 @@ class CardTransforms:
             map_ = centred, factor
             expand.append(AxisTransform.of(place, plan.fine, map_, elements))
             contract.append(AxisTransform.of(place, plan.fine, elements, map_, inverse=True))
+        divisor = place(math.prod(whole) if whole else np.ones(1, real))
         made = (tuple(found) for found in (back, expand, contract, forth))
-        return cls(plan, grid, fft, empty, *made, place(whole))
+        return cls(plan, grid, fft, empty, *made, divisor)
 
     def _along(self, transforms: tuple[AxisTransform, ...], array: Any, order: tuple) -> Any:
         for axis in order:
@@ -144,11 +142,11 @@ class CardTransforms:
     def expand(self, volume: Any) -> Any:
         """Return the extended half volume of a half grid, both on the card."""
         real = self._along(self.to_real, volume, (0, 1, 2))
-        axes.keep_real(real, self.whole, self.plan.real_dtype.type(1))
+        axes.keep_real(real, self.divisor, self.plan.real_dtype.type(1))
         return self._along(self.expand_axes, real, (0, 1, 2))
 
     def contract(self, extended: Any, scale: float, out: Any) -> None:
         """Fill a half grid with scale times what the CPU's `contract` and transform give."""
         real = self._along(self.contract_axes, extended, (2, 1, 0))
-        axes.keep_real(real, self.whole, self.plan.real_dtype.type(2 * scale))
+        axes.keep_real(real, self.divisor, self.plan.real_dtype.type(2 * scale))
         out.copy_to_device(self._along(self.from_real, real, (2, 1, 0)))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.arrays import fetch, on_host
-from fastcryo.backends import on_card
+from fastcryo.backends import on_card, say_that_the_host_transforms
 from fastcryo.card_fft import card_fft
 from fastcryo.card_numbers import CardNumber, numbers, total_of_planes
 from fastcryo.card_transforms import CardTransforms
@@ -155,6 +155,7 @@ class CudaSweeps:
         """The transforms to and from the oversampled grid; None: on the host."""
         fft = card_fft()
         if fft is None:
+            say_that_the_host_transforms()
             return None
         return CardTransforms.of(self.plan, self.grid, fft, self.place, self.empty)
 

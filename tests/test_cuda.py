@@ -129,7 +129,8 @@ def test_oversampled_windows_are_those_of_the_cpu(window, backend):
     close(cuda.operator.adjoint(samples, rotations), cpu.operator.adjoint(samples, rotations))
 
 
-def test_without_ffts_on_the_card_the_host_transforms(monkeypatch):
+def test_without_ffts_on_the_card_the_host_transforms_and_it_is_said_once(monkeypatch, capsys):
+    backends.say_that_the_host_transforms.cache_clear()
     cpu, cuda = (problem_of(name, interpolation="kaiser_bessel") for name in ("cpu", "cuda"))
     monkeypatch.setattr(cuda_sweeps, "card_fft", lambda: None)
     volume = half(BOXES[0], 27)
@@ -138,6 +139,7 @@ def test_without_ffts_on_the_card_the_host_transforms(monkeypatch):
     expected = cpu.loss_and_gradient(volume, [2])
     close(float(loss), expected[0])
     close(fetch(gradient), expected[1])
+    assert capsys.readouterr().err.count("pip install cupy-cuda13x") == 1
 
 
 def test_diagonals_of_exact_slices_are_those_of_the_cpu():
