@@ -19,6 +19,7 @@ import pytest
 import fastcryo as fc
 from fastcryo import backends, card_fft, card_packing, cuda_sweeps, operators
 from fastcryo.arrays import fetch, on_host
+from fastcryo.card_volumes import CROWDING
 from fastcryo.kernels.cpu import vectors as cpu_vectors
 from fastcryo.kernels.cpu.aberrations import AS_THEY_ARE, PHASE_FLIPPED, PREMULTIPLIED
 from fastcryo.kernels.cuda import vectors
@@ -393,7 +394,7 @@ def test_no_voxel_gets_more_of_an_image_than_exact_sums_allow():
         operator = fc.SliceOperator(grid, interpolation)
         ones = np.ones((1, operator.samples), np.complex64)
         worst = max(operator.adjoint(ones, view[None]).real.max() for view in views)
-        assert 1 <= worst < cuda_sweeps.CROWDING
+        assert 1 <= worst < CROWDING
 
 
 def test_sums_of_half_grids_are_those_of_the_cpu():

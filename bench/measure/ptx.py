@@ -104,7 +104,7 @@ def all_kernels(real=numba.float32, windows=None):
 
     Wide windows have their width for a name.
     """
-    from fastcryo.cuda_sweeps import WINDOWS, kernels_of
+    from fastcryo.card_volumes import WINDOWS, kernels_of
     from fastcryo.kernels.cuda import axes, prepare, slicing, vectors
 
     for window in windows or WINDOWS:
