@@ -13,6 +13,8 @@ from fastcryo.errors import InputError
 # Of the side of the box: RELION's default, a circle of 75 % of the box across.
 USUAL_RADIUS = 0.375
 FEWEST_PIXELS = 16
+# Of the mean square: less than this is rounding.
+CONSTANT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,16 @@ class Background:
         return x[:, None] ** 2 + x**2 > self.radius**2
 
     @cached_property
-    def _plane(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Functions 1, x, y of all pixels, (3, box box), and what fits them to the background."""
+    def _tables(self) -> tuple[NDArray[np.float64], ...]:
+        """Return 1 outside and 0 inside, x by column, and what fits 1, x, y to their sums."""
+        outside = self.outside.astype(np.float64)
         x = (np.arange(self.box) - self.box // 2) / self.box
         ones = np.ones((self.box, self.box))
-        functions = np.stack([ones, ones * x, ones * x[:, None]]).reshape(3, -1)
-        return functions, np.linalg.pinv(functions[:, self.outside.ravel()].T)
+        functions = np.stack([ones, ones * x, ones * x[:, None]])[:, self.outside]
+        count = 3 if self.ramp else 1
+        fit = np.zeros((3, 3))
+        fit[:count, :count] = np.linalg.inv(functions[:count] @ functions[:count].T)
+        return outside, x, fit
 
     def normalize(self, images: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Normalise images (m, box, box) in place.
@@ -87,24 +93,23 @@ class Background:
             Those whose background is constant: their standard deviation says nothing, they are left
             as they are.
         """
-        flat = images.reshape(len(images), -1)
-        outside = self.outside.ravel()
+        outside, x, fit = self._tables
+        count = outside.sum()
         constant = np.zeros(len(images), bool)
-        # Image by image: sums in double precision, and what is at work stays in the cache.
-        for image, empty in zip(flat, np.ndindex(constant.shape), strict=True):
-            pixels = image[outside].astype(np.float64)
-            level = np.abs(pixels).max(initial=0.0)
-            plane = None
-            if self.ramp:
-                functions, fit = self._plane
-                plane = np.einsum("ij,j->i", fit, pixels)
-                pixels -= np.einsum("i,ij->j", plane, functions[:, outside])
-            mean, spread = pixels.mean(), pixels.std()
-            if spread <= 1e-6 * level:
-                constant[empty] = True
+        # Image by image, so that what is at work stays in the cache; all sums in double precision.
+        for number, image in enumerate(images):
+            pixels = np.multiply(image, outside, dtype=np.float64)
+            rows, columns = pixels.sum(axis=1), pixels.sum(axis=0)
+            sums = np.array([rows.sum(), (columns * x).sum(), (rows * x).sum()])
+            square = np.einsum("ij,ij->", pixels, pixels)
+            plane = (fit * sums).sum(axis=1)
+            # Of the plane's residual, which is at right angles to the plane.
+            variance = (square - (plane * sums).sum()) / count
+            if variance <= CONSTANT * square / count:
+                constant[number] = True
                 continue
-            if plane is not None:
-                image -= np.einsum("i,ij->j", plane, functions)
-            image -= mean
-            image /= spread
+            image -= (plane[0] + plane[1] * x).astype(image.dtype)
+            if self.ramp:
+                image -= (plane[2] * x[:, None]).astype(image.dtype)
+            image *= image.dtype.type(1 / np.sqrt(variance))
         return constant

@@ -114,7 +114,7 @@ def run_info(arguments: argparse.Namespace) -> None:
     from fastcryo.info import describe, print_info
     from fastcryo.io.atomic import replacing
 
-    info = describe(_read(arguments, need_images=False))
+    info = describe(_read(arguments, need_images=False), arguments.sym)
     print_info(info, console.new_console())
     if arguments.json:
         with replacing(arguments.json) as temporary:

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcryo.symmetry import symmetry_matrices
+
 DIRECTIONS = 2000
 VIEWS_AT_ONCE = 1024
 UNKNOWN_RADIUS = 32  # Fourier pixels, where the box is not known
 CROWDED, FLAT = 0.6, 0.1  # moments of views around one direction, and in one plane
 UNEVEN = 0.45
 GAPS = 0.01
-NOT_COUNTED = " (symmetry not counted)"
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How evenly the views cover space; symmetry is not taken into account.
+    """How evenly the views cover space, symmetric copies of every view included.
 
     Parameters
     ----------
@@ -30,14 +31,19 @@ class Coverage:
         pixel at the last shell.
     verdict : str
         The same in words.
+    symmetry : str
+        Point group whose copies are counted.
     """
 
     moments: tuple[float, float, float]
     uncovered: float
     verdict: str
+    symmetry: str = "C1"
 
 
-def pose_coverage(rotations: NDArray[np.float64], box: int | None = None) -> Coverage:
+def pose_coverage(
+    rotations: NDArray[np.float64], box: int | None = None, symmetry: str = "C1"
+) -> Coverage:
     """Measure how well views cover Fourier space.
 
     Parameters
@@ -46,21 +52,25 @@ def pose_coverage(rotations: NDArray[np.float64], box: int | None = None) -> Cov
         A, reference to image coordinates; n at least 1.
     box : int, optional
         Side of the images, pixels: the larger, the finer are the Fourier pixels at the last shell.
+    symmetry : str
+        Point group: a view A stands for all views A S.
 
     Returns
     -------
     Coverage
     """
-    views = rotations[:, 2]
-    moments = np.linalg.eigvalsh(views.T @ views / len(views))
+    views, matrices = rotations[:, 2], symmetry_matrices(symmetry)
+    moment = views.T @ views / len(views)
+    moments = np.linalg.eigvalsh(np.mean(matrices.transpose(0, 2, 1) @ moment @ matrices, axis=0))
     radius = UNKNOWN_RADIUS if box is None else max((box - 1) // 2, 1)
     left = spread_directions(DIRECTIONS)
-    for start in range(0, len(views), VIEWS_AT_ONCE):
-        # The slice of a view is the plane normal to it: the sine is the distance of a direction.
-        sines = np.abs(left @ views[start : start + VIEWS_AT_ONCE].T).min(axis=1)
-        left = left[sines > 0.5 / radius]
+    for matrix in matrices:
+        for start in range(0, len(views), VIEWS_AT_ONCE):
+            # A view's slice is the plane normal to it: the sine is the distance of a direction.
+            some = views[start : start + VIEWS_AT_ONCE] @ matrix
+            left = left[np.abs(left @ some.T).min(axis=1) > 0.5 / radius]
     uncovered = len(left) / DIRECTIONS
-    return Coverage(tuple(moments.tolist()), uncovered, _verdict(moments, uncovered))
+    return Coverage(tuple(moments.tolist()), uncovered, _verdict(moments, uncovered), symmetry)
 
 
 def spread_directions(count: int) -> NDArray[np.float64]:
@@ -81,4 +91,4 @@ def _verdict(moments: NDArray[np.float64], uncovered: float) -> str:
     else:
         spread = "even"
     gaps = ", with gaps in Fourier space" if uncovered > GAPS else ""
-    return f"{spread}{gaps}{NOT_COUNTED}"
+    return spread + gaps

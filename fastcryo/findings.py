@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcryo.coverage import NOT_COUNTED, UNEVEN, pose_coverage
+from fastcryo.coverage import UNEVEN, pose_coverage
 from fastcryo.directional import DirectionalFSC
 from fastcryo.fsc import FSCCurves
 from fastcryo.masks import LOW_PASS, inscribed_ball, mask_low_pass
@@ -34,16 +34,13 @@ def particle_findings(particles: Particles, radius: int, symmetry: str = "C1") -
         Point group: every image counts as all its views.
     """
     found = []
-    matrices = symmetry_matrices(symmetry)
-    views = particles.rotations[:, None] @ matrices
-    coverage = pose_coverage(views.reshape(-1, 3, 3), particles.box)
+    coverage = pose_coverage(particles.rotations, particles.box, symmetry)
     if coverage.moments[2] > UNEVEN or coverage.verdict.startswith("close to one plane"):
-        spread = coverage.verdict.removesuffix(NOT_COUNTED)
         found.append(
-            f"preferred orientations: the views are {spread}, so the map is worse in "
+            f"preferred orientations: the views are {coverage.verdict}, so the map is worse in "
             "some directions than its FSC says; fastcryo condition shows which"
         )
-    count = len(particles) * len(matrices)
+    count = len(particles) * len(symmetry_matrices(symmetry))
     samples = count / 2 / (2 * radius)
     if samples < FEWEST_SAMPLES:
         fair = max(int(count / 2 / (2 * FEWEST_SAMPLES)), 4) * 2

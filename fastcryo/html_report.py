@@ -18,7 +18,6 @@ from fastcryo.findings import HAND
 from fastcryo.io.atomic import replacing
 from fastcryo.plots_data import data_figure
 from fastcryo.results import Reconstruction, Solution
-from fastcryo.symmetry import symmetry_matrices
 
 if TYPE_CHECKING:
     from fastcryo.finish import Run
@@ -65,11 +64,11 @@ def save_html_report(
 def html_report(run: Run, result: Reconstruction, shown: NDArray) -> str:
     """Return the page of `save_html_report`."""
     particles, solution = run.particles, result.solutions["full"]
-    views = particles.rotations[:, None] @ symmetry_matrices(run.settings.symmetry)
     data = data_figure(
         shown,
         result.pixel_size,
-        views.reshape(-1, 3, 3),
+        particles.rotations,
+        run.settings.symmetry,
         run.noise,
         particles.box * particles.pixel_size,
         solution,

@@ -170,7 +170,8 @@ def fitted_scales(maps: FirstMaps, problem: KnownPoseProblem, report: Report) ->
             sums[0, members] = 2 * products.sum(axis=1, dtype=np.float64)
             sums[1, members] = 2 * squares.sum(axis=1, dtype=np.float64)
             done += len(members)
-            report("scales", done, total, "")
+            if done < total:
+                report("scales", done, total, "")
     communicator.sum(sums)
     found = shrunk_scales(*sums, maps.last_shell)
     report("scales", total, total, found.describe())

@@ -97,13 +97,15 @@ class Info:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
 
-def describe(particles: Particles) -> Info:
+def describe(particles: Particles, symmetry: str = "C1") -> Info:
     """Summarise particles, whether or not their images can be read.
 
     Parameters
     ----------
     particles : Particles
         Best read with ``need_images=False``, so that problems of images are collected.
+    symmetry : str
+        Point group of the map, for the coverage of views.
 
     Returns
     -------
@@ -132,7 +134,7 @@ def describe(particles: Particles) -> Info:
         **_ctf_ranges(particles),
         largest_shift=float(shift.max()),
         median_shift=float(np.median(shift)),
-        coverage=pose_coverage(particles.rotations, particles.box),
+        coverage=pose_coverage(particles.rotations, particles.box, symmetry),
         stacks=len(particles.stacks),
         stacks_found=sum(map(is_file, particles.stacks)),
         images_in_stacks=int(counts.sum()),
@@ -193,7 +195,7 @@ def _facts(info: Info) -> list[tuple[str, str]]:
     )
     moments = ", ".join(f"{m:.2f}" for m in info.coverage.moments)
     facts += [
-        ("Views", info.coverage.verdict),
+        ("Views", f"{info.coverage.verdict} ({_counted(info.coverage)})"),
         ("", f"moments {moments}; {100 * info.coverage.uncovered:.1f} % of directions uncovered"),
         (
             "Stacks",
@@ -208,6 +210,12 @@ def _facts(info: Info) -> list[tuple[str, str]]:
             ("Contrast", f"{s.contrast_verdict} ({s.contrast:+.3f} +- {s.contrast_error:.3f})"),
         ]
     return facts
+
+
+def _counted(coverage: Coverage) -> str:
+    if coverage.symmetry == "C1":
+        return "symmetry not counted, give --sym"
+    return f"with the copies of {coverage.symmetry}"
 
 
 def _group_text(group: OpticsSummary) -> str:

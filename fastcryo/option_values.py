@@ -22,6 +22,17 @@ def positive_number(text: str) -> float:
     return value
 
 
+def background_radius(text: str) -> float:
+    """Parse a radius, which may stand where the particles were meant to."""
+    try:
+        return positive_number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no radius, give angstrom or a part of the side below 1 "
+            "(or nothing, with --normalize after the particles)"
+        ) from None
+
+
 def step_rule(text: str) -> str | float:
     """Parse a step rule or a constant step."""
     if text in ("armijo", "exact", "decay"):

@@ -6,8 +6,18 @@ import argparse
 
 from fastcryo._version import __version__
 from fastcryo.background import USUAL_RADIUS
-from fastcryo.interpolation import BACKENDS, INTERPOLATIONS
+from fastcryo.option_groups import (
+    Parser,
+    backend,
+    command,
+    option,
+    output_folder,
+    particle_input,
+    symmetry,
+    window,
+)
 from fastcryo.option_values import (
+    background_radius,
     positive_integer,
     positive_number,
     preconditioner_name,
@@ -16,25 +26,6 @@ from fastcryo.option_values import (
     threshold_rule,
     variance_reduction_name,
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> None:
-        """Print the error in one line and leave with status 2."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
-def option(parser: argparse.ArgumentParser, *names: str, **keywords) -> None:
-    """Add an option under its names, each also with underscores for dashes, as RELION spells."""
-    both = list(names)
-    for name in names:
-        spelled = "--" + name[2:].replace("-", "_")
-        if name.startswith("--") and spelled not in both:
-            both.append(spelled)
-    keywords.setdefault("dest", names[0].lstrip("-").replace("-", "_"))
-    parser.add_argument(*both, **keywords)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,98 +42,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands, name: str, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
-    option(parser, "--j", "--threads", type=positive_integer, help="threads (default: all)")
-    option(parser, "--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def _input(parser: argparse.ArgumentParser, help: str) -> None:
-    parser.add_argument("positional_input", nargs="?", metavar="PARTICLES", help=help)
-    option(parser, "--i", "--input", dest="input", metavar="PARTICLES", help="the same")
-    option(
-        parser,
-        "--image-root",
-        "--datadir",
-        metavar="DIR",
-        help="folder that the image names in the file are relative to",
-    )
-    option(parser, "--passthrough", metavar="FILE", help="cryoSPARC passthrough file")
-    option(
-        parser,
-        "--angpix",
-        type=positive_number,
-        help="pixel size of the images in angstrom, if the file's is missing or wrong",
-    )
-    option(
-        parser,
-        "--select",
-        metavar="CONDITION",
-        help='use the particles it holds for: "rlnDefocusU < 20000 and rlnClassNumber == 1"',
-    )
-    option(
-        parser,
-        "--limit",
-        type=positive_integer,
-        metavar="N",
-        help="use at most N particles, spread evenly over the file and its half-sets",
-    )
-    option(
-        parser,
-        "--mixed-sizes",
-        choices=("resample", "refuse"),
-        default="resample",
-        help="optics groups of another pixel size or box: resample to the first (default), or stop",
-    )
-
-
-def _symmetry(parser) -> None:
-    option(
-        parser,
-        "--sym",
-        metavar="GROUP",
-        default="C1",
-        help="point group of the map with RELION's axes: C1 (default), C4, D2, T, O, I1, I2, ...",
-    )
-
-
-def _backend(parser) -> None:
-    option(
-        parser,
-        "--backend",
-        choices=BACKENDS,
-        default="auto",
-        help="where slices and gradients are computed: auto (default) takes a CUDA card if it "
-        "works, else the CPU; cuda-deterministic gives the same bits in every run",
-    )
-
-
-def _output(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    option(
-        parser,
-        "--out",
-        "--o",
-        "--output",
-        required=default is None,
-        default=default,
-        metavar="DIR",
-        help="output folder" + (f" (default: {default})" if default else ""),
-    )
-    option(parser, "--overwrite", action="store_true", help="replace an earlier run's files")
-
-
 def _reconstruct(commands) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "reconstruct",
         "Reconstruct half-maps and the full map from particles with poses.",
     )
-    _input(parser, "particles.star (RELION) or particles.cs (cryoSPARC)")
-    _output(parser)
+    particle_input(parser, "particles.star (RELION) or particles.cs (cryoSPARC)")
+    output_folder(parser)
     solver = parser.add_argument_group("solver", argument_default=argparse.SUPPRESS)
     option(solver, "--solver", choices=("sgd", "cg", "lbfgs", "wiener"), default="sgd")
-    _window(solver)
+    window(solver)
     option(
         solver,
         "--compat",
@@ -150,7 +60,7 @@ def _reconstruct(commands) -> None:
         default=None,
         help="relion: its radial correction, for trilinear with --oversampling 2",
     )
-    _backend(solver)
+    backend(solver)
     option(
         solver,
         "--preconditioner",
@@ -220,7 +130,7 @@ def _reconstruct(commands) -> None:
         "batches of 1000, lambda 1e-8, noise 1); other options still override",
     )
     data = parser.add_argument_group("data")
-    _symmetry(data)
+    symmetry(data)
     option(data, "--maxres", type=positive_number, help="highest resolution used, angstrom")
     option(data, "--box", type=positive_integer, help="Fourier-crop the images to this side")
     option(
@@ -242,7 +152,7 @@ def _reconstruct(commands) -> None:
     option(
         data,
         "--normalize",
-        type=positive_number,
+        type=background_radius,
         nargs="?",
         const=USUAL_RADIUS,
         default=None,
@@ -263,18 +173,19 @@ def _reconstruct(commands) -> None:
 
 
 def _info(commands) -> None:
-    parser = _command(
+    parser = command(
         commands, "info", "Print what would be read from particles, and what is wrong."
     )
-    _input(parser, "particles.star or particles.cs")
+    particle_input(parser, "particles.star or particles.cs")
+    symmetry(parser)
     option(parser, "--json", metavar="FILE", help="write the same as JSON")
 
 
 def _select(commands) -> None:
-    parser = _command(
+    parser = command(
         commands, "select", "Write some of the particles of a file as STAR, with all its columns."
     )
-    _input(parser, "particles.star or particles.cs")
+    particle_input(parser, "particles.star or particles.cs")
     option(parser, "--out", "--o", "--output", required=True, metavar="STAR", help="file to write")
     option(parser, "--overwrite", action="store_true", help="replace an earlier file")
     option(parser, "--subset", type=int, choices=(1, 2), default=0, help="only this half-set")
@@ -287,13 +198,13 @@ def _select(commands) -> None:
 
 
 def _condition(commands) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "condition",
         "Measure what limits the reconstruction of particles, from their metadata.",
     )
-    _input(parser, "particles.star or particles.cs; no image is read")
-    _output(parser)
+    particle_input(parser, "particles.star or particles.cs; no image is read")
+    output_folder(parser)
     option(
         parser,
         "--box",
@@ -302,38 +213,14 @@ def _condition(commands) -> None:
     )
     option(parser, "--image-size", type=positive_integer, help="side of the images, if unknown")
     option(parser, "--maxres", type=positive_number, help="highest resolution used, angstrom")
-    _symmetry(parser)
+    symmetry(parser)
     option(parser, "--regularization", type=float, default=1e-8, help="lambda (default: 1e-8)")
-    _window(parser)
-    _backend(parser)
-
-
-def _window(parser) -> None:
-    option(
-        parser,
-        "--interpolation",
-        choices=INTERPOLATIONS,
-        default="trilinear",
-        help="kaiser_bessel: slices as exact as the data, at several times the cost",
-    )
-    option(
-        parser,
-        "--oversampling",
-        type=positive_number,
-        default=None,
-        help="1.25 to 2, of the Fourier grid (default: 1.5 for kaiser_bessel, else none)",
-    )
-    option(
-        parser,
-        "--width",
-        type=positive_integer,
-        default=None,
-        help="cells of the kaiser_bessel window, 4 to 6 (default: 5)",
-    )
+    window(parser)
+    backend(parser)
 
 
 def _simulate(commands) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "simulate",
         "Write a data set with exact projections: particles.star, particles.mrcs, truth.mrc.",
@@ -401,7 +288,7 @@ def _simulate(commands) -> None:
 
 
 def _fsc(commands) -> None:
-    parser = _command(commands, "fsc", "Fourier shell correlation of two maps.")
+    parser = command(commands, "fsc", "Fourier shell correlation of two maps.")
     parser.add_argument("map1", metavar="A.mrc")
     parser.add_argument("map2", metavar="B.mrc")
     option(parser, "--mask", metavar="MRC", help="values 0 to 1")
@@ -414,14 +301,14 @@ def _fsc(commands) -> None:
 
 
 def _postprocess(commands) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "postprocess",
         "FSC, resolution and its directions, and the sharpened map, from two half-maps.",
     )
     parser.add_argument("half1", metavar="HALF1.mrc")
     parser.add_argument("half2", metavar="HALF2.mrc")
-    _output(parser)
+    output_folder(parser)
     option(
         parser,
         "--mask",
@@ -454,9 +341,9 @@ def _postprocess(commands) -> None:
 
 
 def _demo(commands) -> None:
-    parser = _command(
+    parser = command(
         commands,
         "demo",
         "Simulate particles, reconstruct them, compare with the truth and with the paper.",
     )
-    _output(parser, default="fastcryo-demo")
+    output_folder(parser, default="fastcryo-demo")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastcryo.coverage import spread_directions
 from fastcryo.plots import logarithmic, new_figure, resolution_axis, say
+from fastcryo.symmetry import symmetry_matrices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ def data_figure(
     shown: NDArray,
     pixel_size: float,
     rotations: NDArray[np.float64],
+    symmetry: str,
     noise: NDArray | None,
     image_length: float,
     solution: Solution,
@@ -40,7 +42,9 @@ def data_figure(
     pixel_size : float
         Of the map, angstrom.
     rotations : ndarray, shape (n, 3, 3)
-        A of all views.
+        A of all images.
+    symmetry : str
+        Point group whose copies of the views are shown as well.
     noise : ndarray or None
         sigma by shell, or by group and shell; None for 1.
     image_length : float
@@ -59,7 +63,7 @@ def data_figure(
     )
     axes = figure.subplot_mosaic([above, ["views", "noise", "weights"]])
     _projections(axes["projections"], shown, pixel_size)
-    _views(axes["views"], rotations)
+    _views(axes["views"], rotations, symmetry)
     _noise(axes["noise"], noise, image_length, noise_by_half)
     _weights(axes["weights"], solution, len(shown) * pixel_size)
     if scales is not None:
@@ -77,8 +81,10 @@ def _projections(axes: Axes, volume: NDArray, pixel_size: float) -> None:
     axes.set_title(f"projections of the map, {box * pixel_size:.0f} Å across")
 
 
-def view_density(rotations: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+def view_density(rotations: NDArray[np.float64], symmetry: str = "C1") -> tuple[NDArray, NDArray]:
     """Count views about directions of the half-sphere; a view and its opposite are one.
+
+    Symmetric copies of every view count as well.
 
     Returns
     -------
@@ -89,14 +95,16 @@ def view_density(rotations: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
     directions = spread_directions(DIRECTIONS)
     counts = np.zeros(DIRECTIONS)
     views = rotations[:, 2]
-    for start in range(0, len(views), VIEWS_AT_ONCE):
-        nearest = np.abs(views[start : start + VIEWS_AT_ONCE] @ directions.T).argmax(axis=1)
-        counts += np.bincount(nearest, minlength=DIRECTIONS)
-    return directions, counts * DIRECTIONS / len(views)
+    for matrix in symmetry_matrices(symmetry):
+        for start in range(0, len(views), VIEWS_AT_ONCE):
+            some = views[start : start + VIEWS_AT_ONCE] @ matrix
+            nearest = np.abs(some @ directions.T).argmax(axis=1)
+            counts += np.bincount(nearest, minlength=DIRECTIONS)
+    return directions, counts * DIRECTIONS / counts.sum()
 
 
-def _views(axes: Axes, rotations: NDArray[np.float64]) -> None:
-    directions, density = view_density(rotations)
+def _views(axes: Axes, rotations: NDArray[np.float64], symmetry: str) -> None:
+    directions, density = view_density(rotations, symmetry)
     x, y, z = directions.T
     stretch = np.sqrt(2 / (1 + z))
     seen = density > 0

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import threading
+import uuid
 from pathlib import Path
 
 import numba
@@ -52,19 +53,40 @@ def _cached(function, **options):
             compiled.enable_caching()
             file = compiled._cache._cache_file
             file._source_stamp = SOURCES
-            file.save = _forgiving(file.save)
+            file._data_name = functools.partial(_name_of_its_own, file._index_name)
+            file.save = _forgiving(file)
     return compiled
 
 
-def _forgiving(save):
+def _name_of_its_own(index_name, number):
+    """Name the file of a compiled kernel.
+
+    Numba numbers the files of one function, here of all kernels of a factory. Two processes that
+    compile two of them at the same time may take the same number, and one kernel then be loaded
+    as the other, without a word.
+    """
+    return f"{Path(index_name).stem}.{number}.{uuid.uuid4().hex}.nbc"
+
+
+def _forgiving(file):
     """Let a cache that cannot be written, on a full disk, cost the next process time only."""
+    save = file.save
 
     @functools.wraps(save)
-    def try_to_save(*arguments):
+    def try_to_save(key, data):
         with contextlib.suppress(OSError):
-            save(*arguments)
+            if not file._load_index():
+                _remove_old_files(file)
+            save(key, data)
 
     return try_to_save
+
+
+def _remove_old_files(file):
+    """Remove what was compiled from other sources; who wants it compiles anew."""
+    for path in Path(file._cache_path).glob(f"{Path(file._index_name).stem}.*.nbc"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def serial(function):

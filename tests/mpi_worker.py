@@ -1,15 +1,53 @@
 """All that ranks compute together, for `test_mpi.py`: run under mpiexec, and in one process."""
 
+import dataclasses
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
 import fastcryo as fc
+from fastcryo import image_fit, noise
 from fastcryo.communicator import launched
 from fastcryo.noise import estimate_noise_std
 from fastcryo.radial import condition_number_by_radius
+from fastcryo.reconstruct import prepare
+from fastcryo.reporting import silent
+from fastcryo.settings import Settings
 from fastcryo.variance_reduction import batch_spread
+
+
+def of_mixed_groups(communicator, particles, folder):
+    """Return noise by group, and what is fitted to the images, of two optics groups.
+
+    The images of the second are taken as multiplied by their CTF.
+    """
+    first = particles.optics[0]
+    second = dataclasses.replace(first, name="other", corrected="premultiplied")
+    group = np.arange(len(particles)) % 5 // 3
+    mixed = dataclasses.replace(particles, optics=(first, second), optics_group=group)
+    with patch.object(noise, "FEWEST_IMAGES", 30), patch.object(image_fit, "FEWEST_IMAGES", 30):
+        sigma, groups = noise.estimate_noise_by_group(mixed, 11, communicator=communicator)
+        problem = fc.KnownPoseProblem.from_particles(
+            mixed,
+            noise_std=sigma,
+            noise_group=groups,
+            regularization=1.0,
+            communicator=communicator,
+        )
+        settings = Settings(noise="residuals", scale="fitted", backend="cpu")
+        fitted = prepare(
+            mixed, mixed.half_sets(0), settings, silent, None, False, Path(folder), communicator
+        )
+    return {
+        "noise by group": sigma,
+        "b of groups": problem.right_hand_side(),
+        "J of groups": problem.hessian_diagonal(),
+        "residual noise": fitted.noise,
+        "scales": fitted.particles.scale,
+        "b of fitted": fitted.problem.right_hand_side(),
+    }
 
 
 def computed(communicator, star, folder):
@@ -50,6 +88,8 @@ def computed(communicator, star, folder):
     operator = problem.normal_operator()
     found["assembled"] = operator.matvec(direction)
     found["condition by radius"] = condition_number_by_radius(problem).with_ctf
+
+    found |= of_mixed_groups(communicator, particles, folder)
 
     found["CG"] = fc.conjugate_gradient(subset, max_iterations=6).volume
     found["L-BFGS"] = fc.lbfgs(problem, max_iterations=6, operator=operator).volume

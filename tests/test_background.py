@@ -127,7 +127,8 @@ def test_a_prepared_set_tells_how_its_images_were_normalised(star, tmp_path, cap
     [
         (["--ramp"], "add --normalize"),
         (["--normalize", "60"], "give 4 to 48 angstrom"),
-        (["--normalize", "none"], "argument --normalize"),
+        (["--normalize", "none"], "'none' is no radius, give angstrom or a part of the side"),
+        (["--normalize", "-5"], "argument --normalize"),
     ],
 )
 def test_options_that_cannot_be_used_are_one_sentence(star, tmp_path, capsys, options, message):

@@ -338,6 +338,7 @@ def test_optics_groups_with_different_pixel_sizes_are_resampled_or_refused(copy,
     ],
 )
 def test_bad_options_give_one_sentence(data, tmp_path, capsys, options, word):
+    options = [*options, "--backend", "cpu"]  # of which nothing is said
     command = ["reconstruct", data / "particles.star", "--out", tmp_path / "out", *options]
     assert word in refused(capsys, command)
 

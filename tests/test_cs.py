@@ -7,9 +7,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fastcryo import InputError, rotation_matrices
+from fastcryo.cli import main
 from fastcryo.io.cs import read_cryosparc
 from fastcryo.io.mrc import write_stack
+from fastcryo.optics import imaging_of
 from fastcryo.particles import read_particles
+from fastcryo.scales import with_recorded_scales
 
 ANGLES = np.array([[10, 30, -5], [-20.5, 90, 0], [170, 0.5, 10], [0, 179, 33]])
 COUNT = len(ANGLES)
@@ -137,13 +140,13 @@ def test_what_is_not_modelled_and_the_sign_of_the_images_are_noted(tmp_path):
     fields = FIELDS | {
         "blob/sign": -np.ones(COUNT, np.float32),
         "ctf/tilt_A": np.full((COUNT, 2), 0.1, np.float32),
-        "ctf/anisomag": np.full((COUNT, 4), 0.01, np.float32),
+        "ctf/trefoil_A": np.full((COUNT, 2), 0.01, np.float32),
         "alignments3D/class": np.array([0, 1, 0, 0], np.uint32),
     }
     notes = read_cryosparc(write_cs(tmp_path / "p.cs", fields)).notes
     assert notes[:2] == (
-        "beam tilt (ctf/tilt_A) is not modelled",
-        "anisotropic magnification (ctf/anisomag) is not modelled",
+        "beam tilt (ctf/tilt_A) is not modelled: its convention is not documented",
+        "trefoil (ctf/trefoil_A) is not modelled: its convention is not documented",
     )
     assert "blob/sign is -1" in notes[2]
     assert notes[3] == "particles of 2 classes are used together"
@@ -218,6 +221,46 @@ def test_headers_beyond_the_limit_of_numpy_are_read(tmp_path):
     path = write_cs(tmp_path / "p.cs", FIELDS | many)
     assert path.stat().st_size > 20000
     assert len(read_cryosparc(path)) == COUNT
+
+
+def test_the_magnification_matrix_is_that_of_relion_less_the_identity(tmp_path):
+    matrix = np.array([[0.01, 0.002, -0.003, -0.02]] * 2 + [[0, 0, 0, 0]] * 2, np.float32)
+    path = write_cs(tmp_path / "p.cs", FIELDS | {"ctf/anisomag": matrix})
+    found = read_particles(path, need_images=False)
+    assert not any("not modelled" in note for note in found.notes)
+    whole = [found.optics[g].magnification for g in found.optics_group]
+    np.testing.assert_allclose(np.subtract(whole, [1, 0, 0, 1]), matrix, atol=1e-15)
+    # A STAR file of the same particles has it in RELION's columns.
+    assert main(["select", str(path), "--out", str(tmp_path / "p.star")]) == 0
+    star = read_particles(tmp_path / "p.star", need_images=False)
+    names = [star.optics[g].magnification for g in star.optics_group]
+    np.testing.assert_allclose(names, whole, atol=1e-6)
+    for one, other in zip(imaging_of(found).arrays(), imaging_of(star).arrays(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    np.testing.assert_allclose(star.rotations, found.rotations, atol=1e-6)
+    np.testing.assert_allclose(star.shifts, found.shifts, atol=1e-6)
+    np.testing.assert_allclose(
+        star.ctf.coefficients(), found.ctf.coefficients(), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_scales_of_cryosparc_are_used_when_asked_for(tmp_path):
+    alpha = np.array([0.5, 1.0, 1.5, 1.0], np.float32)
+    path = write_cs(tmp_path / "p.cs", FIELDS | {"alignments3D/alpha": alpha})
+    particles = read_particles(path, need_images=False)
+    assert particles.scale is None
+    found, words = with_recorded_scales(particles.select([2, 0]))
+    np.testing.assert_allclose(found.scale, [1.5, 0.5])
+    assert words == ["alignments3D/alpha from the file, 0.5 to 1.5 of its mean"]
+    plain = read_particles(write_cs(tmp_path / "q.cs", FIELDS), need_images=False)
+    with pytest.raises(InputError, match="nor alignments3D/alpha"):
+        with_recorded_scales(plain)
+
+
+def test_a_matrix_that_no_microscope_has_is_refused(tmp_path):
+    matrix = np.full((COUNT, 4), 0.5, np.float32)
+    with pytest.raises(InputError, match=r"ctf/anisomag gives the magnification 1\.5, 0\.5"):
+        read_cryosparc(write_cs(tmp_path / "p.cs", FIELDS | {"ctf/anisomag": matrix}))
 
 
 def test_real_refinements_are_read(shared_data):

@@ -9,6 +9,8 @@ import pytest
 
 from fastcryo.cli import main
 from fastcryo.plots_data import view_density
+from fastcryo.rotations import random_rotations
+from fastcryo.symmetry import replicated, symmetry_matrices
 
 VOID = {"meta", "img"}
 
@@ -83,3 +85,9 @@ def test_views_are_counted_with_their_opposites():
     assert directions[density.argmax()] @ [0, 0, 1] > 0.99
     assert np.count_nonzero(density) == 1
     assert density.mean() == pytest.approx(1)
+
+
+def test_symmetric_copies_of_views_are_counted():
+    rotations = random_rotations(50, np.random.default_rng(1))
+    copies = replicated(rotations, symmetry_matrices("D2")).reshape(-1, 3, 3)
+    np.testing.assert_allclose(view_density(rotations, "D2")[1], view_density(copies)[1])

@@ -10,11 +10,13 @@ import pytest
 from rich.console import Console
 
 from fastcryo import CTF, rotation_matrices
+from fastcryo.cli import main
 from fastcryo.coverage import pose_coverage
 from fastcryo.info import describe, print_info
 from fastcryo.io.mrc import write_stack
 from fastcryo.particles import OpticsGroup, Particles, read_particles
 from fastcryo.rotations import random_rotations
+from fastcryo.symmetry import replicated, symmetry_matrices
 
 BOX = 24
 COUNT = 60
@@ -179,7 +181,7 @@ def test_even_views_have_equal_moments_and_leave_no_gap():
     # The moments of n random directions scatter by about sqrt(4 / 45 / n) = 0.004 around 1/3.
     np.testing.assert_allclose(coverage.moments, 1 / 3, atol=0.02)
     assert coverage.uncovered == 0
-    assert coverage.verdict.startswith("even (")
+    assert coverage.verdict == "even"
 
 
 def test_a_single_view_covers_one_plane_of_fourier_space():
@@ -194,7 +196,7 @@ def test_a_single_view_covers_one_plane_of_fourier_space():
 def test_views_in_a_plane_are_told_from_views_around_a_direction():
     side = pose_coverage(views(*[(angle, 90) for angle in range(360)]), 64)
     np.testing.assert_allclose(side.moments, [0, 0.5, 0.5], atol=1e-14)
-    assert side.verdict.startswith("close to one plane (")
+    assert side.verdict.startswith("close to one plane")
     assert side.uncovered == 0
     rng = np.random.default_rng(0)
     top = pose_coverage(views(*zip(rng.uniform(0, 360, 999), rng.uniform(0, 30, 999))), 64)  # noqa: B905
@@ -211,6 +213,28 @@ def test_larger_boxes_need_more_views():
     # A direction is missed by all n slices with probability (1 - t)^n, t = 0.5 / radius.
     assert small.uncovered == pytest.approx((1 - 0.5 / 15) ** 300, abs=0.005)
     assert large.uncovered == pytest.approx((1 - 0.5 / 127) ** 300, abs=0.04)
+
+
+def test_coverage_counts_symmetric_copies():
+    rng = np.random.default_rng(3)
+    top = views(*zip(rng.uniform(0, 360, 99), rng.uniform(60, 90, 99)))  # noqa: B905
+    for symmetry in ("C4", "D2", "O"):
+        copies = replicated(top, symmetry_matrices(symmetry)).reshape(-1, 3, 3)
+        found, whole = pose_coverage(top, 64, symmetry), pose_coverage(copies, 64)
+        np.testing.assert_allclose(found.moments, whole.moments, atol=1e-12)
+        assert found.uncovered == whole.uncovered
+        assert found.verdict == whole.verdict
+        assert found.symmetry == symmetry
+    assert pose_coverage(top, 64).uncovered > 2 * pose_coverage(top, 64, "D2").uncovered
+
+
+def test_info_says_which_symmetry_it_counts(shared_data, capsys):
+    star = str(shared_data("betagal", "particles.star"))
+    for options, words in (([], "symmetry not counted, give --sym"), (["--sym", "D2"], "of D2)")):
+        assert main(["info", star, *options]) == 0
+        assert words in capsys.readouterr().out
+    assert main(["info", star, "--sym", "D1.5"]) == 2
+    assert "symmetry: 'D1.5' is unknown" in capsys.readouterr().err
 
 
 def test_real_particles_are_described(shared_data):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
+from fastcryo.io.mrc import write_stack
 from fastcryo.noise import estimate_noise_by_group, estimate_noise_std
 from fastcryo.particles import read_particles
 
@@ -103,3 +104,26 @@ def test_small_groups_share_what_is_estimated_from_all(two_groups):
     sigma, groups = estimate_noise_by_group(alone, 11)
     assert groups is None
     np.testing.assert_array_equal(sigma, estimate_noise_std(alone, 11))
+
+
+def test_a_group_of_premultiplied_images_has_the_noise_of_the_others(tmp_path):
+    made = fc.simulate(tmp_path, box=32, count=600, snr=0.01, pixel_size=4.0)
+    particles = read_particles(tmp_path / "particles.star")
+    images, group = particles.images(), np.arange(600) % 2
+    h, k = np.fft.rfftfreq(32) / 4.0, np.fft.fftfreq(32) / 4.0
+    ctf = made.ctf.select(np.flatnonzero(group)).evaluate(h[None, :], k[:, None])
+    images[group == 1] = np.fft.irfft2(np.fft.rfft2(images[group == 1]) * ctf)
+    write_stack(tmp_path / "mixed.mrcs", images, 4.0)
+    first = particles.optics[0]
+    mixed = dataclasses.replace(
+        particles,
+        stacks=(tmp_path / "mixed.mrcs",),
+        optics=(first, dataclasses.replace(first, name="other", corrected="premultiplied")),
+        optics_group=group,
+    )
+    sigma, groups = estimate_noise_by_group(mixed, 14)
+    np.testing.assert_array_equal(groups, group)
+    # The first zero of the CTFs lies beyond shell 2; the corners blur the oscillations beyond.
+    np.testing.assert_allclose(sigma[0, 3:] / 32, 1, atol=0.03)
+    np.testing.assert_allclose(sigma[1, 3:] / 32, 1, atol=0.1)
+    assert abs(np.mean(sigma[1, 3:] / 32) - 1) < 0.03

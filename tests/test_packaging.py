@@ -10,6 +10,8 @@ from pathlib import Path
 import numba
 import pytest
 
+from fastcryo.kernels._jit import serial
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -124,9 +126,32 @@ def test_compiled_kernels_are_found_again_by_another_process():
         "            print(kernel.__wrapped__._cache._index_key((), codegen)[-1][1])"
     )
     keys = run_python(code)
-    assert len(keys) == 12
+    assert len(keys) == 10
     assert len(set(keys)) == len(keys)
     assert run_python(code) == keys
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+def test_processes_that_compile_at_the_same_time_do_not_swap_kernels(tmp_path, monkeypatch):
+    """Two write the index before either writes its kernel, and number their files alike."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def compiled():
+        return 1
+
+    first, second = (serial(compiled)._cache._cache_file for _ in range(2))
+    save_data = first._save_data
+
+    def save_data_last(name, data):
+        with monkeypatch.context() as too_early:
+            too_early.setattr(second, "_load_index", dict)
+            second.save("key of second", "second")
+        save_data(name, data)
+
+    monkeypatch.setattr(first, "_save_data", save_data_last)
+    first.save("key of first", "first")
+    assert second.load("key of second") == "second"
+    assert second.load("key of first") in (None, "first")
 
 
 def test_compiled_kernels_are_dropped_when_another_kernel_file_changes(tmp_path):

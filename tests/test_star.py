@@ -317,7 +317,7 @@ TWO = {c: v * 2 for c, v in OPTICS.items()} | {
              | {"rlnCtfDataArePhaseFlipped": ["1"] * 3})),
         (r"rlnEvenZernike is '\[1,x\]', a list of numbers", optics(rlnEvenZernike=["[1,x]"])),
         ("rlnOddZernike is 'nan', a list of numbers", optics(rlnOddZernike=["nan"])),
-        ("rlnMagMat00 to 11 are 0, 0, 0, 1, a matrix close to", optics(rlnMagMat00=["0"])),
+        ("rlnMagMat00 to 11 gives the magnification 0, 0, 0, 1,", optics(rlnMagMat00=["0"])),
         ("rlnImageSize is 32.5, a number of pixels", optics(rlnImageSize=["32.5"])),
         ("subtomograms or tilt series .found rlnImageDimensionality.",
          optics(rlnImageDimensionality=["3"])),

@@ -16,11 +16,13 @@ from fastcryo.io.patience import patiently
 from fastcryo.io.records import (
     OpticsGroup,
     Particles,
+    checked_magnification,
     decaying_bfactor,
     index_stacks,
     make_ctf,
     pixel_sizes_of,
 )
+from fastcryo.optics import IDENTITY
 from fastcryo.rotations import rotations_from_vectors
 
 NUMPY_MAGIC = b"\x93NUMPY"
@@ -37,12 +39,14 @@ FIELD = re.compile(
 POSE = ("alignments3D/pose", "alignments3D/shift")
 DEFOCUS = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
 LENS = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast")
+# The matrix less the identity, row by row, on coordinates in Fourier space.
+MAGNIFICATION = "ctf/anisomag"
+# Public descriptions of their signs and units contradict each other, see docs/conventions.md.
 NOT_MODELLED = {
     "ctf/tilt_A": "beam tilt",
     "ctf/shift_A": "beam shift",
     "ctf/trefoil_A": "trefoil",
     "ctf/tetra_A": "tetrafoil",
-    "ctf/anisomag": "anisotropic magnification",
 }
 
 # Numbers per row of the fields in use, and kinds of those that are no plain numbers.
@@ -67,6 +71,7 @@ WIDTHS = dict.fromkeys(
     (),
 )
 WIDTHS |= {"alignments3D/pose": (3,), "alignments3D/shift": (2,), "blob/shape": (2,)}
+WIDTHS[MAGNIFICATION] = (4,)
 KINDS = {"uid": "iu", "blob/path": "SU", "blob/idx": "iu", "blob/shape": "iu"}
 LARGEST_BOX = 32768
 
@@ -271,13 +276,19 @@ def _optics(
     names = ("ctf/exp_group_id", *LENS, size_field)
     known = [_finite(path, fields, n) if n in fields else np.zeros(count) for n in names]
     known.append(_boxes(path, fields, count))
+    known += [np.zeros(count)] * 4
+    if MAGNIFICATION in fields:
+        known[-4:] = _finite(path, fields, MAGNIFICATION).T
     values, group = np.unique(np.stack(known, axis=1), axis=0, return_inverse=True)
     titles = [f"exposure group {int(row[0])}" for row in values]
     sizes = pixel_sizes_of(path, values[:, 4], titles, given)
     groups = []
     for title, row, size in zip(titles, values.tolist(), sizes, strict=True):
         lens = (v if n in fields else None for n, v in zip(LENS, row[1:4], strict=True))
-        groups.append(OpticsGroup(title, *lens, size, int(row[5]) or None))
+        matrix = tuple(one + off for one, off in zip(IDENTITY, row[6:10], strict=True))
+        matrix = checked_magnification(path, MAGNIFICATION, matrix)
+        box = int(row[5]) or None
+        groups.append(OpticsGroup(title, *lens, size, box, magnification=matrix))
     return group.reshape(-1), tuple(groups)
 
 
@@ -350,7 +361,7 @@ def _half_sets(path: Path, fields: Fields, count: int) -> NDArray[np.int8]:
 def _notes(path: Path, fields: Fields) -> Iterable[str]:
     for name, meaning in NOT_MODELLED.items():
         if name in fields and fields[name].any():
-            yield f"{meaning} ({name}) is not modelled"
+            yield f"{meaning} ({name}) is not modelled: its convention is not documented"
     signs = np.unique(fields["blob/sign"]) if "blob/sign" in fields else np.ones(1)
     if len(signs) > 1:
         raise InputError(f"{path}: blob/sign differs between particles, select those of one sign")

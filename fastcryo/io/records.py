@@ -20,6 +20,8 @@ from fastcryo.resample import resample, window_side
 
 # Pixel sizes that differ by less are those of one microscope, written with fewer digits.
 SAME_SIZE = 1e-4
+# Magnifications beyond are a mistake in the file, not a property of a microscope.
+LARGEST_DISTORTION = 0.25
 # Angstrom; anything else is a mistake in the file.
 POSSIBLE_SIZES = 1e-2, 1e3
 
@@ -332,6 +334,17 @@ def pixel_sizes_of(
             f"{source}: the pixel size is {bad[0]:g} A, give the right one by --angpix"
         )
     return sizes.tolist()
+
+
+def checked_magnification(path: Path, column: str, matrix: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse a magnification matrix that no microscope has."""
+    off = np.linalg.norm(np.reshape(matrix, (2, 2)) - np.eye(2), 2)
+    if off > LARGEST_DISTORTION:
+        raise InputError(
+            f"{path}: {column} gives the magnification {', '.join(f'{v:g}' for v in matrix)}, "
+            "a matrix close to 1, 0, 0, 1 is needed"
+        )
+    return matrix
 
 
 def make_ctf(source: Path, **fields: NDArray[np.float64]) -> CTF:

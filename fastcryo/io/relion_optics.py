@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
-from fastcryo.io.records import OpticsGroup, pixel_sizes_of
+from fastcryo.io.records import OpticsGroup, checked_magnification, pixel_sizes_of
 from fastcryo.io.star import Table
 from fastcryo.optics import IDENTITY, Aberrations
 
@@ -19,8 +19,6 @@ ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
 BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 TILT_IN_ODD = (3, 4)
 LARGEST_BOX = 32768
-# Magnifications beyond are a mistake in the file, not a property of a microscope.
-LARGEST_DISTORTION = 0.25
 OF_MICROGRAPHS = ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")
 CORRECTED = {
     "rlnCtfDataArePhaseFlipped": "phase-flipped",
@@ -161,7 +159,7 @@ def optics_groups(
                 size,
                 None if box is None else _box(path, box),
                 Aberrations(tilt, odd, even),
-                _invertible(path, tuple(row[8:12])),
+                checked_magnification(path, f"{MAGNIFICATION[0]} to 11", tuple(row[8:12])),
                 ("", *CORRECTED.values())[int(row[12])],
             )
         )
@@ -219,14 +217,3 @@ def _box(path: Path, value: float) -> int:
     if not (value == int(value) and 0 < value <= LARGEST_BOX):
         raise InputError(f"{path}: rlnImageSize is {value:g}, a number of pixels is needed")
     return int(value)
-
-
-def _invertible(path: Path, matrix: tuple[float, ...]) -> tuple[float, ...]:
-    """Refuse a magnification matrix that no microscope has."""
-    off = np.linalg.norm(np.reshape(matrix, (2, 2)) - np.eye(2), 2)
-    if off > LARGEST_DISTORTION:
-        raise InputError(
-            f"{path}: {MAGNIFICATION[0]} to 11 are {', '.join(f'{v:g}' for v in matrix)}, "
-            "a matrix close to 1, 0, 0, 1 is needed"
-        )
-    return matrix

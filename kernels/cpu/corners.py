@@ -88,6 +88,33 @@ def _check_taps(places, weights, i, row, plane):
     all_integers(i, row, plane)
 
 
+def _store_cells(context, builder, sig, args):
+    """Store the flat indices of four cells."""
+    places, i, *position, row, plane = args
+    # Cells and strides have less than 32 bits; said so, the products are single instructions.
+    low = ir.Constant(INTEGER, 0xFFFFFFFF)
+    row, plane = (splat(builder, builder.and_(n, low), LANES) for n in (row, plane))
+    x, y, z = (builder.lshr(q, _integers(FRACTION_BITS)) for q in position)
+    cells = builder.add(builder.add(builder.mul(z, plane), builder.mul(y, row)), x)
+    data = context.make_array(sig.args[0])(context, builder, value=places).data
+    pointer = builder.bitcast(builder.gep(data, [i]), cells.type.as_pointer())
+    builder.store(cells, pointer, align=8)
+
+
+@intrinsic_function
+def list_cells(typingctx, places, i, x, y, z, row, plane):
+    """Write down the cells of samples i to i + 3 from their coordinates."""
+    demand(places == types.Array(types.int64, 1, "C"), f"places must be int64, got {places}")
+    all_integers(i, row, plane)
+    demand(x == y == z == POSITIONS, f"positions are needed, got {x}, {y}, {z}")
+
+    def generate(context, builder, sig, args):
+        _store_cells(context, builder, sig, args)
+        return context.get_dummy_value()
+
+    return types.void(places, i, x, y, z, row, plane), generate
+
+
 @intrinsic_function
 def list_block(typingctx, places, weights, i, x, y, z, row, plane):
     """Write down the taps of samples i to i + 3 from their coordinates."""
@@ -96,15 +123,7 @@ def list_block(typingctx, places, weights, i, x, y, z, row, plane):
 
     def generate(context, builder, sig, args):
         places, weights, i, *position, row, plane = args
-        # Cells and strides have less than 32 bits; said so, the products are single instructions.
-        low = ir.Constant(INTEGER, 0xFFFFFFFF)
-        row, plane = (splat(builder, builder.and_(n, low), LANES) for n in (row, plane))
-        x, y, z = (builder.lshr(q, _integers(FRACTION_BITS)) for q in position)
-        cells = builder.add(builder.add(builder.mul(z, plane), builder.mul(y, row)), x)
-        data = context.make_array(sig.args[0])(context, builder, value=places).data
-        pointer = builder.bitcast(builder.gep(data, [i]), cells.type.as_pointer())
-        builder.store(cells, pointer, align=8)
-
+        _store_cells(context, builder, sig, (places, i, *position, row, plane))
         real = sig.args[1].dtype
         scalar = context.get_value_type(real)
         one = ir.Constant(ir.VectorType(scalar, LANES), [1.0] * LANES)
@@ -127,6 +146,15 @@ def list_taps(q, d, count, row, plane, unit, places, weights):
     x, y, z = positions(q[0], d[0]), positions(q[1], d[1]), positions(q[2], d[2])
     for i in range(0, count, LANES):
         list_block(places, weights, i, x, y, z, row, plane)
+        x, y, z = advance(x, d[0]), advance(y, d[1]), advance(z, d[2])
+
+
+@register
+def list_nearest(q, d, count, row, plane, unit, places, weights):
+    """Write down the cells of a run, and of up to three samples beyond it that are not used."""
+    x, y, z = positions(q[0], d[0]), positions(q[1], d[1]), positions(q[2], d[2])
+    for i in range(0, count, LANES):
+        list_cells(places, i, x, y, z, row, plane)
         x, y, z = advance(x, d[0]), advance(y, d[1]), advance(z, d[2])
 
 

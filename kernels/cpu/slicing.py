@@ -239,7 +239,8 @@ def make_kernels(window):
     gradient : (weights, data), P^H (c P V - d) added to the target; sums are c |s|^2,
         Re(conj(d) s) and, where there is a second volume, c |s'|^2 of that; data concern the first
     energy : (weights, data); the same sums
-    diagonal : (weights,), c w^2 added to a real target; gridding : the same, c w
+    power : (weights, (1,) bool), c w^2 or c w added to a real target
+    diagonal : (weights,), with squares; gridding : without
     """
     gather, scatter, scatter_power = window.gather, window.scatter, window.scatter_power
     list_taps, conjugation = window.list_taps, window.conjugation
@@ -379,6 +380,7 @@ def make_kernels(window):
         adjoint=make(project_back_run, ask_samples, reads=False),
         gradient=make(gradient_run, ask_weights_and_data),
         energy=make(energy_run, ask_weights_and_data, adds=False),
+        power=power,
         diagonal=make_power(True),
         gridding=make_power(False),
     )

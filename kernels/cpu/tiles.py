@@ -75,7 +75,8 @@ def load_tile(volumes, tile, widths, row, plane, box, buffer):
         for y in range(tile[2], min(tile[3], radius) + 1):
             width = widths[z, y + radius]
             here, there = row_place(tile, y, z, width, row, plane, radius, box)
-            read_row(volumes, (here, there, 2 * width + 1), target)
+            if width >= 0:
+                read_row(volumes, (here, there, 2 * width + 1), target)
 
 
 @register
@@ -88,8 +89,8 @@ def clear_tile(tile, widths, row, plane, box, buffer):
         for y in range(tile[2], min(tile[3], radius) + 1):
             width = widths[z, y + radius]
             here, _ = row_place(tile, y, z, width, row, plane, radius, box)
-            first = np.uint64(here * channels)
-            for x in range(np.uint64((2 * width + 1) * channels)):
+            first, count = np.uint64(here * channels), np.uint64(max(0, 2 * width + 1) * channels)
+            for x in range(count):
                 target[first + x] = 0
 
 
@@ -129,6 +130,8 @@ def store_tile(
             width = widths[z, y + radius]
             here, there = row_place(tile, y, z, width, row, plane, radius, box)
             span = (here, there, 2 * width + 1)
+            if width < 0:
+                continue
             if z == tile[1] or y == tile[3]:
                 slot = y - tile[2] if z == tile[1] else tile[3] - tile[2] + 1 + z - tile[0]
                 begin = (radius - width) * channels
@@ -152,8 +155,9 @@ def add_halo(halo, slot, y, z, widths, box, volumes, scale):
     radius = widths.shape[0] - 1
     centre = box // 2
     width = widths[z, y + radius]
-    span = (radius - width, (z * box + y + centre) * box + centre - width, 2 * width + 1)
-    add_row(halo[slot], volumes, span, scale)
+    if width >= 0:
+        span = (radius - width, (z * box + y + centre) * box + centre - width, 2 * width + 1)
+        add_row(halo[slot], volumes, span, scale)
 
 
 @register

@@ -120,7 +120,7 @@ def _choose_fraction(q, unit):
 
 
 @register
-def list_nearest(q, d, count, row, plane, unit, places, weights):
+def list_nearest_plain(q, d, count, row, plane, unit, places, weights):
     """Write down the nearest voxels of a run; their weights are 1."""
     for i in range(count):
         places[i] = cell_index(q[0] + i * d[0], q[1] + i * d[1], q[2] + i * d[2], row, plane)
@@ -129,21 +129,22 @@ def list_nearest(q, d, count, row, plane, unit, places, weights):
 @register
 def gather_nearest(volume, places, weights, i, row, plane):
     """Read the nearest voxel."""
-    value = volume[places[i]]
+    value = volume[np.uint64(places[i])]
     return value.real, value.imag
 
 
 @register
 def scatter_nearest(volume, places, weights, i, row, plane, value):
     """Add to the nearest voxel."""
-    former = volume[places[i]]
-    volume[places[i]] = complex(former.real + value[0], former.imag + value[1])
+    place = np.uint64(places[i])
+    former = volume[place]
+    volume[place] = complex(former.real + value[0], former.imag + value[1])
 
 
 @register
 def scatter_power_nearest(volume, places, weights, i, row, plane, value, squared):
     """Add to the nearest voxel."""
-    volume[places[i]] += value
+    volume[np.uint64(places[i])] += value
 
 
 @register
@@ -235,7 +236,7 @@ VECTORS = {
 NEAREST = SimpleNamespace(
     offset=HALF,
     taps=0,
-    list_taps=list_nearest,
+    list_taps=list_nearest_plain if config.DISABLE_JIT else corners.list_nearest,
     gather=gather_nearest,
     scatter=scatter_nearest,
     scatter_power=scatter_power_nearest,
