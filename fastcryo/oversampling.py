@@ -11,6 +11,7 @@ exact transposes from the right to the left for the adjoint.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -26,6 +27,7 @@ from fastcryo.threads import thread_count
 
 # Places within a cell over which the discrete transform of a window is averaged.
 PLACES = 64
+SCRATCH = threading.local()
 # Planes of the oversampled grid that are transformed at a time by one thread.
 PLANES = 4
 
@@ -151,6 +153,11 @@ class Oversampling:
         """Another one, for sums where the first is still to be read."""
         return np.zeros(self.shape, self.dtype)
 
+    @cached_property
+    def half(self) -> NDArray:
+        """Half the transform along z of a real box, while it is on its way; used again as well."""
+        return np.zeros((self.fine // 2 + 1, self.side, self.side), self.dtype)
+
     def memory(self, dtype: DTypeLike) -> int:
         """Return the bytes of one extended half volume and of what transforms take beside it."""
         bytes_of_half = (self.fine // 2 + 1) * self.side**2 * self.dtype.itemsize
@@ -187,12 +194,13 @@ class Oversampling:
     def expand(self, volume: NDArray) -> NDArray:
         """Transform a real box (side, side, side) to E; returns `volume`."""
         side, fine, back = self.side, self.fine, self.side // 2
-        planes = np.empty((fine // 2 + 1, side, side), self.dtype)
+        planes = self.half
 
         def along_z(rows: slice) -> None:
             part = self.corrected(volume[:, rows], rows)
-            wrapped = np.zeros((fine, *part.shape[1:]), self.real_dtype)
+            wrapped = scratch("lines", (fine, *part.shape[1:]), self.real_dtype)
             wrapped[: side - back] = part[back:]
+            wrapped[side - back : fine - back] = 0
             wrapped[fine - back :] = part[:back]
             planes[:, rows] = scipy.fft.rfft(wrapped, axis=0, overwrite_x=True)
 
@@ -200,22 +208,27 @@ class Oversampling:
 
         def work(chunk: tuple[int, int, int]) -> None:
             z0, z1, reach = chunk
-            z = np.arange(z0, z1) - self.low
-            mirrored = (z < 0) | (z > fine // 2)
-            here = planes[np.where(z > fine // 2, fine - z, np.abs(z))]
-            np.conj(here, out=here, where=mirrored[:, None, None])
-            columns = np.zeros((len(z), fine, side), self.dtype)
-            columns[:, : side - back] = here[:, back:]
-            columns[:, fine - back :] = here[:, :back]
+            columns = scratch("columns", (z1 - z0, fine, side), self.dtype)
+            for z, plane in enumerate(columns, z0 - self.low):
+                here = planes[fine - z if 2 * z > fine else abs(z)]
+                # Planes z < 0 and those beyond M / 2 are conjugate.
+                copy = np.conjugate if z < 0 or 2 * z > fine else np.positive
+                copy(here[back:], out=plane[: side - back])
+                plane[side - back : fine - back] = 0
+                copy(here[:back], out=plane[fine - back :])
             columns = scipy.fft.fft(columns, axis=1, overwrite_x=True)
-            rows = self.rows_of(reach)
-            y = np.arange(rows.start, rows.stop) - self.bound - self.low
-            lines = np.zeros((len(z), len(y), fine), self.dtype)
-            chosen = columns[:, y % fine]
-            lines[:, :, : side - back] = chosen[:, :, back:]
-            lines[:, :, fine - back :] = chosen[:, :, :back]
+            rows, first = self.rows_of(reach), self.bound + self.low
+            low = first - rows.start
+            lines = scratch("lines", (z1 - z0, rows.stop - rows.start, fine), self.dtype)
+            # Rows y < 0, which wrap, and the others.
+            for there, source in (
+                (lines[:, :low], columns[:, fine - low :]),
+                (lines[:, low:], columns[:, : rows.stop - first]),
+            ):
+                there[:, :, : side - back] = source[:, :, back:]
+                there[:, :, side - back : fine - back] = 0
+                there[:, :, fine - back :] = source[:, :, :back]
             lines = scipy.fft.fft(lines, axis=2, overwrite_x=True)
-            first = self.bound + self.low
             self.volume[z0:z1, rows, :first] = lines[:, :, fine - first :]
             self.volume[z0:z1, rows, first:] = lines[:, :, : self.shape[2] - first]
 
@@ -228,24 +241,30 @@ class Oversampling:
         E holds the samples of half discs; the other halves are their mirrors.
         """
         side, fine, back = self.side, self.fine, self.side // 2
-        half = np.zeros((fine // 2 + 1, side, side), self.dtype)
+        half = self.half
+        # Planes that no row of E reaches.
+        half[self.chunks()[-1][1] - self.low :] = 0
         # Planes z < 0 and those beyond M / 2 are added to their mirrors at last.
         mirrored = {}
 
         def work(chunk: tuple[int, int, int]) -> None:
             z0, z1, reach = chunk
             rows, first = self.rows_of(reach), self.bound + self.low
-            lines = np.zeros((z1 - z0, rows.stop - rows.start, fine), self.dtype)
+            lines = scratch("lines", (z1 - z0, rows.stop - rows.start, fine), self.dtype)
             lines[:, :, : self.shape[2] - first] = extended[z0:z1, rows, first:]
+            lines[:, :, self.shape[2] - first :] = 0
             lines[:, :, fine - first :] += extended[z0:z1, rows, :first]
             lines = scipy.fft.ifft(lines, axis=2, norm="forward", overwrite_x=True)
-            columns = np.zeros((z1 - z0, fine, side), self.dtype)
-            y = np.arange(rows.start, rows.stop) - first
-            for part in (y < 0, y >= 0):
-                # Within one sign no row comes twice.
-                there = y[part] % fine
-                columns[:, there, back:] += lines[:, part, : side - back]
-                columns[:, there, :back] += lines[:, part, fine - back :]
+            columns = scratch("columns", (z1 - z0, fine, side), self.dtype)
+            columns[...] = 0
+            low = first - rows.start
+            # Rows y < 0, which wrap, and the others.
+            for there, source in (
+                (columns[:, fine - low :], lines[:, :low]),
+                (columns[:, : rows.stop - first], lines[:, low:]),
+            ):
+                there[:, :, back:] += source[:, :, : side - back]
+                there[:, :, :back] += source[:, :, fine - back :]
             columns = scipy.fft.ifft(columns, axis=1, norm="forward", overwrite_x=True)
             for z, plane in enumerate(columns, z0 - self.low):
                 if 0 <= 2 * z <= fine:
@@ -321,6 +340,18 @@ class Oversampling:
             total += sums.sum(axis=0)
             fresh = False
         return tuple(total.tolist())
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+    """Return memory of this thread that is used again.
+
+    Fresh memory for every piece of work took as long as its transforms.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    held = SCRATCH.__dict__.get(name)
+    if held is None or held.nbytes < size:
+        held = SCRATCH.__dict__[name] = np.empty(size, np.uint8)
+    return held[:size].view(dtype).reshape(shape)
 
 
 def run(work: Callable, chunks: list) -> None:
