@@ -39,6 +39,13 @@ def bench_scaling(toy):
         assert "| ranks |" in done.stdout or "| nodes |" in done.stdout
 
 
+def bench_counts_of_atomic_sums(toy):
+    command = [sys.executable, BENCH / "graphics_card.py", "sums", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kaiser_bessel" in done.stdout
+
+
 def bench_committed_records(toy, tmp_path):
     if not records.FOLDER.exists():
         pytest.skip("no records in bench/results, make them: python bench/all.py")

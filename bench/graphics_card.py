@@ -1,8 +1,10 @@
-"""CUDA: ``python bench/graphics_card.py registers``, ``rates`` or ``paper``.
+"""CUDA: ``python bench/graphics_card.py registers``, ``sums``, ``rates`` or ``paper``.
 
 docs/cuda.md says what is counted and how.
 
 registers: what the assembler says of every kernel, without a card (needs the extra fastcryo[cuda]).
+sums: atomic sums of every window and the sectors that they touch, counted from the places of
+samples, without a card.
 rates: slices, adjoints and gradients of the CPU, of CUDA and of torch-projectors on the same card,
 with the shares of the card's bandwidth and of its rate of atomic sums.
 paper: 10 epochs of Algorithm 1 on 30000 simulated images at N = 192 (published: 235 s).
@@ -17,7 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measure import machine, ptx, records
+from measure import machine, ptx, records, sectors
 from rich.console import Console
 from rich.table import Table
 
@@ -58,6 +60,22 @@ def registers(chosen: argparse.Namespace) -> dict:
             label = f"{capability[0]}.{capability[1]}"
             rows.append({"card": label, "kernel": name, **used, "occupancy": share})
     return {"rows": rows}
+
+
+def sums(chosen: argparse.Namespace) -> dict:
+    """Count what back-projections of every window ask of the memory."""
+    grid = fc.FourierGrid(16 if chosen.quick else chosen.box)
+    windows = {
+        "nearest": {"interpolation": "nearest"},
+        "trilinear": {},
+        "padded": {"oversampling": 2.0},
+        "kaiser_bessel": {"interpolation": "kaiser_bessel"},
+    }
+    rows = []
+    for name, options in windows.items():
+        found = sectors.count_sums(fc.SliceOperator(grid, **options), 1 if chosen.quick else 8)
+        rows.append({"window": name, **found})
+    return {"box": grid.box, "rows": rows}
 
 
 def rates(chosen: argparse.Namespace) -> dict:
@@ -215,17 +233,18 @@ def paper(chosen: argparse.Namespace) -> dict:
 def main() -> None:
     """Run one part, print it and write its record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("registers", "rates", "paper"))
+    parser.add_argument("part", choices=("registers", "sums", "rates", "paper"))
     parser.add_argument("--quick", action="store_true", help="a toy size, to see that it runs")
     parser.add_argument("--box", type=int, default=192)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--backend", choices=("cuda", "cuda-deterministic"), default="cuda")
     parser.add_argument("--out", type=Path, help="record; none is written unless given")
     chosen = parser.parse_args()
-    problem = None if chosen.part == "registers" else why_not_cuda()
+    problem = None if chosen.part in ("registers", "sums") else why_not_cuda()
     if problem is not None:
         sys.exit(f"{chosen.part}: left out, {problem}")
-    record = {"registers": registers, "rates": rates, "paper": paper}[chosen.part](chosen)
+    parts = {"registers": registers, "sums": sums, "rates": rates, "paper": paper}
+    record = parts[chosen.part](chosen)
     for name, value in record.items():
         if name != "rows":
             print(f"{name}: {value}")

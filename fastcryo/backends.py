@@ -132,6 +132,15 @@ def say_once(text: str) -> None:
     print(f"fastcryo: backend auto: {text}", file=sys.stderr)
 
 
+@functools.cache
+def say_that_the_host_transforms() -> None:
+    """Say on standard error, once, what makes oversampled windows fast on a card."""
+    print(
+        "fastcryo: backend cuda: FFTs run on the CPU, which is slow: pip install cupy-cuda13x",
+        file=sys.stderr,
+    )
+
+
 def _first_line(error: Any) -> str:
     """Return the first line of an error's message that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

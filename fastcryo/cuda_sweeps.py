@@ -13,20 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.arrays import fetch, on_host
-from fastcryo.backends import on_card
+from fastcryo.backends import on_card, say_that_the_host_transforms
 from fastcryo.card_fft import card_fft
 from fastcryo.card_numbers import CardNumber, numbers, total_of_planes
 from fastcryo.card_transforms import CardTransforms
+from fastcryo.card_volumes import CardVolume, kernels_of
 from fastcryo.grid import FourierGrid
-from fastcryo.kernels import wide
-from fastcryo.kernels.cuda import slicing, vectors, windows
+from fastcryo.kernels.cuda import slicing, vectors
 from fastcryo.kernels.cuda._jit import THREADS, TILE, cuda, launch_shape
 from fastcryo.oversampling import Oversampling
 from fastcryo.rows import StoredRows, copies_of
 
-WINDOWS = {"nearest": windows.NEAREST, "trilinear": windows.TRILINEAR} | {
-    width: windows.wide_window(width) for width in (2, 4, 5, 6)
-}
 # One of the two pinned buffers that images pass through when they do not stay on the card: 128 MiB
 # take 5 ms on a PCIe 4 bus at 25 GB/s, a thousand times what it costs to start a copy.
 STREAM_BYTES = 128 * 2**20
@@ -34,77 +31,7 @@ SAMPLE_BYTES = 12
 # Half grids that a run keeps on the card: volume, gradient, product, direction, probe, average and,
 # real, three of the preconditioner; and as many whole numbers of 64 bits as two of them for sums.
 VOLUMES = 12
-# The samples of one image add less than this times their largest value to a voxel: the unit lattice
-# of a plane has at most 12 points in the cube of side 2 about it, and weights are at most 1. Twice
-# as much and more is for images that are magnified by less than 1. A window of W cells has W^2 / 4
-# times as many points in it.
-CROWDING = 32
-
 ADDING = ("adjoint", "gradient", "diagonal", "gridding")
-
-_kernels: dict[tuple, Any] = {}
-
-
-def kernels_of(window: str | int, real: Any, exact: bool) -> Any:
-    """Return the kernels of a window, by name or width, made once."""
-    key = window, np.dtype(real), exact
-    if key not in _kernels:
-        _kernels[key] = slicing.make_kernels(WINDOWS[window], key[1].type, exact)
-    return _kernels[key]
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """What the kernels need to know of a volume that they read or add to.
-
-    Attributes
-    ----------
-    window : str or int
-        Of `WINDOWS`.
-    shape : tuple of int
-    places : tuple of int
-        Distances of neighbours along y and z, and the element of x = 0.
-    coefficients : array on the card
-        Polynomials of the weights of wide windows.
-    gain : float
-        A slice is at most so many times as large as the largest voxel.
-    crowding : float
-        The samples of an image add less than this times their largest value to a voxel.
-    plan : Oversampling or None
-        None: a half grid.
-    """
-
-    window: str | int
-    shape: tuple[int, ...]
-    places: tuple[int, int, int]
-    coefficients: Any
-    gain: float = 1.0
-    crowding: float = CROWDING
-    plan: Oversampling | None = None
-
-    @classmethod
-    def of_grid(cls, window: str, grid: FourierGrid, real: np.dtype) -> Target:
-        """Describe half grids."""
-        places = grid.box, grid.box**2, grid.centre
-        return cls(window, grid.shape, places, cuda.to_device(np.zeros((1, 1), real)))
-
-    @classmethod
-    def of_plan(cls, plan: Oversampling) -> Target:
-        """Describe the extended half volumes of an oversampled grid."""
-        row = plan.shape[2]
-        u = np.linspace(-0.5, 0.5, 65)
-        weights = np.polynomial.polynomial.polyval(u, plan.kernel.astype(np.float64))
-        gain = 1.01 * float(np.abs(weights[: plan.width]).sum(axis=0).max()) ** 3
-        places = row, row * plan.shape[1], plan.bound
-        coefficients = cuda.to_device(plan.kernel)
-        crowding = CROWDING * max(plan.width / 2, 1) ** 2
-        return cls(plan.width, plan.shape, places, coefficients, gain, crowding, plan)
-
-    def steps(self, view: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return rotations, as for the grid of side N, in cells of this volume."""
-        if self.plan is not None:
-            view = wide.oversampled_steps(view, self.plan.box, self.plan.fine)
-        return np.ascontiguousarray(view)
 
 
 @dataclass(eq=False)
@@ -145,9 +72,9 @@ class CudaSweeps:
         self.no_scale = cuda.to_device(np.ones(1))
         self.streams = cuda.stream(), cuda.stream()
         self.target = (
-            Target.of_grid(self.interpolation, self.grid, self.real)
+            CardVolume.of_grid(self.interpolation, self.grid, self.real)
             if self.plan is None
-            else Target.of_plan(self.plan)
+            else CardVolume.of_plan(self.plan)
         )
 
     @cached_property
@@ -155,6 +82,7 @@ class CudaSweeps:
         """The transforms to and from the oversampled grid; None: on the host."""
         fft = card_fft()
         if fft is None:
+            say_that_the_host_transforms()
             return None
         return CardTransforms.of(self.plan, self.grid, fft, self.place, self.empty)
 
@@ -253,7 +181,8 @@ class CudaSweeps:
         """Return the sum of c w on the extended half volume of a plan of any side, on the host."""
         with on_card(self.grid.box):
             added = self.empty((math.prod(plan.shape),), self.real)
-            self.add_up(Target.of_plan(plan), "gridding", (), (added,), (weights,), steps, images)
+            volume = CardVolume.of_plan(plan)
+            self.add_up(volume, "gridding", (), (added,), (weights,), steps, images)
             return added.copy_to_host().reshape(plan.shape)
 
     def _expand(self, flat: Any) -> Any:
@@ -294,7 +223,7 @@ class CudaSweeps:
 
     def add_up(
         self,
-        volume: Target,
+        volume: CardVolume,
         name: str,
         source: tuple[Any, ...],
         target: tuple[Any, ...],
@@ -315,8 +244,9 @@ class CudaSweeps:
             sums = tuple(self.zeros((out.size,), np.int64) for out in sums[0]), scales
         kernels = kernels_of(volume.window, self.real, exact)
         source = tuple(_real_view(array) for array in source)
-        found = []
+        found, streamed = [], False
         for part, rows, members, stream in self._parts(tables, lines, lasting, name != "forward"):
+            streamed = streamed or stream in self.streams
             for view in views:
                 launch = kernels, name, volume, source, sums, part, rows, view[members], stream
                 found += self._launch(*launch)
@@ -325,8 +255,7 @@ class CudaSweeps:
                 stream.synchronize()
                 tables[0][members] = slices
         places, total = numbers(3)
-        if len(found) != 1 or name == "forward":
-            # Streams of their own.
+        if streamed:
             cuda.synchronize()
         by_launch = self.zeros((max(1, len(found)), 3), np.float64)
         for row, partials in enumerate(found):

@@ -104,8 +104,8 @@ class SliceOperator:
             unit = self.real_dtype.type(self._unit)
             self._tiled = TileSweeps(interpolation, grid, self.rows, unit)
         self._fine = None if oversampling is None else self.oversampled(grid.box)
-        self._card = None if self.backend == "cpu" else self._sweeps_on_card(backend == "auto")
-        self._pairs = self._card is not None or (self._tiled is not None and self._tiled.pairs)
+        self.card = None if self.backend == "cpu" else self._sweeps_on_card(backend == "auto")
+        self._pairs = self.card is not None or (self._tiled is not None and self._tiled.pairs)
 
     def oversampled(self, side: int, exact: bool = False) -> Oversampling:
         """Return the way from a real box of any side to samples, with this operator's window.
@@ -362,8 +362,8 @@ class SliceOperator:
         self, plan: Oversampling, steps: NDArray, images: NDArray, weights: NDArray | StoredRows
     ) -> NDArray:
         """Sum c w on the extended half volume of a plan of `oversampled`; real, on the host."""
-        if self._card is not None:
-            return self._card.gridding(plan, weights, steps, images)
+        if self.card is not None:
+            return self.card.gridding(plan, weights, steps, images)
         added = np.zeros(plan.shape, plan.real_dtype)
         plan.sweep("gridding", None, added, self.parts((weights,), steps, images), self.rows)
         return added
@@ -373,11 +373,11 @@ class SliceOperator:
 
         `fastcryo.arrays.fetch` brings it back.
         """
-        return array if self._card is None else self._card.place(array)
+        return array if self.card is None else self.card.place(array)
 
     def beside(self, constant: NDArray, volume: Any) -> Any:
         """Return an array that does not change where a volume lies; on the card it stays there."""
-        return constant if on_host(volume) else self._card.constant(constant)
+        return constant if on_host(volume) else self.card.constant(constant)
 
     def flat(self, volume: Any) -> Any:
         """Return a half grid as the kernels take it: contiguous, flat, in this precision."""
@@ -401,7 +401,7 @@ class SliceOperator:
         """Return the array that a result is written to: the given one, or one beside a volume."""
         if given is None:
             there = volume is not None and not on_host(volume)
-            return self._card.empty(shape, self.dtype) if there else np.empty(shape, self.dtype)
+            return self.card.empty(shape, self.dtype) if there else np.empty(shape, self.dtype)
         strided = on_host(given) and not given.flags.c_contiguous
         if strided or given.shape != shape or given.dtype != self.dtype:
             raise InputError(f"out: a contiguous array of {self.dtype}, shape {shape}, is needed")
@@ -422,8 +422,8 @@ class SliceOperator:
 
         `images` None: the tables hold samples of the batch itself.
         """
-        if self._card is not None:
-            return self._card.sweep(name, source, target, tables, steps, images, scale, damping)
+        if self.card is not None:
+            return self.card.sweep(name, source, target, tables, steps, images, scale, damping)
         copies = self.parts(tables, steps, images)
         if self._fine is not None:
             ends = (() if kind is self._none else kind for kind in (source, target))

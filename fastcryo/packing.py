@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from fastcryo.operators import SliceOperator
 from fastcryo.threads import in_threads
 
 if TYPE_CHECKING:
+    from fastcryo.card_packing import CardPacker
     from fastcryo.optics import Imaging
 
 # Transforms of a block, which is what is read in one go, and of the images in a core's cache.
@@ -129,6 +131,20 @@ class Packer:
     tables: ImagingTables | None = None
     scale: NDArray[np.float64] | None = None
 
+    @cached_property
+    def on_card(self) -> CardPacker | None:
+        """The same on the graphics card of the operator, if it has one."""
+        if self.operator.card is None:
+            return None
+        from fastcryo.card_packing import CardPacker
+
+        return CardPacker(self)
+
+    @property
+    def bytes_at_once(self) -> int:
+        """Transforms that `pack` takes at a time: what a core's cache holds, or a whole block."""
+        return CACHE_BYTES if self.operator.card is None else BLOCK_BYTES
+
     def pack(
         self,
         images: NDArray,
@@ -155,14 +171,16 @@ class Packer:
         ndarray, shape (m,)
             Energies: 1/2 sum |y|^2 / sigma^2 of every image; not finite if a pixel is not.
         """
-        groups = self.noise_group[members]
-        energies = np.empty(len(images))
-        for group in np.unique(groups):
-            own = groups == group
-            own = slice(None) if own.all() else np.flatnonzero(own)
-            energies[own] = self._pack_group(
-                group, images[own], members[own], places[own], weights, data
-            )
+        rows = weights, data
+        if self.on_card is not None:
+            energies = self.on_card.pack(images, members, places, *rows)
+        else:
+            groups, energies = self.noise_group[members], np.empty(len(images))
+            for group in np.unique(groups):
+                own = groups == group
+                own = slice(None) if own.all() else np.flatnonzero(own)
+                some = images[own], members[own], places[own]
+                energies[own] = self._pack_group(group, *some, *rows)
         if self.scale is not None:
             factors = self.scale[members, None].astype(weights.dtype)
             data[places] *= factors
@@ -200,7 +218,9 @@ class Packer:
 
     def fill_weights(self, members: NDArray[np.int64], weights: NDArray) -> None:
         """Fill the weights of some images, one row each, without reading any."""
-        if len(self.inverse_variance) == 1:
+        if self.on_card is not None:
+            self.on_card.fill_weights(members, weights)
+        elif len(self.inverse_variance) == 1:
             self._fill_group(0, members, weights)
         else:
             self._fill_groups(members, weights)
@@ -263,7 +283,7 @@ def half_transforms(images: NDArray, radius: int) -> NDArray:
     return scipy.fft.fft(transforms, axis=1, workers=1, overwrite_x=True)
 
 
-def stream(source: Source, keep: Keep) -> None:
+def stream(source: Source, keep: Keep, bytes_at_once: int) -> None:
     """Read all images, and hand them on a few at a time.
 
     Parameters
@@ -271,6 +291,8 @@ def stream(source: Source, keep: Keep) -> None:
     source : Source
     keep : callable
         Takes (indices, images) and returns their energies; called by several threads.
+    bytes_at_once : int
+        Of the transforms that it is handed, see `Packer.bytes_at_once`.
 
     Raises
     ------
@@ -282,7 +304,7 @@ def stream(source: Source, keep: Keep) -> None:
     def work(block: slice) -> None:
         members = source.order[block]
         images = source.read(members)
-        parts = pieces(len(members), CACHE_BYTES // (8 * pixels))
+        parts = pieces(len(members), bytes_at_once // (8 * pixels))
         found = np.concatenate([keep(members[part], images[part]) for part in parts])
         # A sum over all pixels finds what a look at each of them would, at no cost.
         if not np.isfinite(found).all():

@@ -289,7 +289,7 @@ def in_memory(
         return energies[places]
 
     energies = np.empty(count)
-    stream(source, keep)
+    stream(source, keep, packer.bytes_at_once)
     return weights, data, energies
 
 

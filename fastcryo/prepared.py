@@ -217,7 +217,7 @@ class Store:
                         file.put(members, rows[name])
                     return energies
 
-                stream(source, keep)
+                stream(source, keep, packer.bytes_at_once)
             # All ranks have written theirs before the folder gets its name, and it has its name
             # before anybody reads it.
             communicator.wait()

@@ -7,7 +7,7 @@ import compare
 import numpy as np
 import pytest
 from compare_peers import merge
-from measure import cases, counts, ratios, timing
+from measure import cases, counts, ratios, sectors, timing
 from measure.aims import aims
 from measure.sections_peers import lead, peers_section
 from peers import PEERS
@@ -32,6 +32,18 @@ def test_fused_pass_counts_weights_and_data_once():
     # The product's sum of squares is what the fused pass does without.
     shared = counts.WEIGHTS["trilinear"] + counts.SQUARE
     assert fused.flops == gradient.flops + product.flops - shared
+
+
+def test_sectors_of_atomic_sums_are_those_of_lanes_side_by_side():
+    # Two instructions: 4 lanes within one sector of 8 numbers, one beyond it; lanes far apart.
+    numbers = np.array([[0, 1, 6, 7, 8, -1], [0, 100, 0, 200, 300, 400]])
+    assert sectors.sectors_touched(numbers) == 2 + 5
+    grid = fc.FourierGrid(24)
+    found = sectors.count_sums(fc.SliceOperator(grid, "kaiser_bessel"), views=1)
+    # A row of 5 voxels is 40 bytes, of which a sector holds 32.
+    assert 25 * 40 / 32 < found["sectors_lane_per_number"] < 25 * 3
+    assert found["sectors_thread_per_sample"] > 2 * found["sectors_lane_per_number"]
+    assert found["distinct_voxels_of_a_tile"] < found["voxels"]
 
 
 def test_bytes_per_sample_share_the_volumes_among_the_batch():

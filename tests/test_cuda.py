@@ -7,6 +7,8 @@ The simulator checks no types: tests/test_cuda_ptx.py compiles the kernels for r
 
 import copy
 import dataclasses
+import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -15,11 +17,15 @@ import numpy as np
 import pytest
 
 import fastcryo as fc
-from fastcryo import backends, card_fft, cuda_sweeps, operators
+from fastcryo import backends, card_fft, card_packing, cuda_sweeps, operators
 from fastcryo.arrays import fetch, on_host
+from fastcryo.card_volumes import CROWDING
 from fastcryo.kernels.cpu import vectors as cpu_vectors
+from fastcryo.kernels.cpu.aberrations import AS_THEY_ARE, PHASE_FLIPPED, PREMULTIPLIED
 from fastcryo.kernels.cuda import vectors
 from fastcryo.masks import soft_spherical_mask
+from fastcryo.optics import Aberrations, Imaging
+from fastcryo.packing import ImagingTables, Packer
 from fastcryo.preconditioner import HutchinsonEstimate, rademacher, thresholded_inverse
 
 from . import naive
@@ -129,7 +135,8 @@ def test_oversampled_windows_are_those_of_the_cpu(window, backend):
     close(cuda.operator.adjoint(samples, rotations), cpu.operator.adjoint(samples, rotations))
 
 
-def test_without_ffts_on_the_card_the_host_transforms(monkeypatch):
+def test_without_ffts_on_the_card_the_host_transforms_and_it_is_said_once(monkeypatch, capsys):
+    backends.say_that_the_host_transforms.cache_clear()
     cpu, cuda = (problem_of(name, interpolation="kaiser_bessel") for name in ("cpu", "cuda"))
     monkeypatch.setattr(cuda_sweeps, "card_fft", lambda: None)
     volume = half(BOXES[0], 27)
@@ -138,6 +145,7 @@ def test_without_ffts_on_the_card_the_host_transforms(monkeypatch):
     expected = cpu.loss_and_gradient(volume, [2])
     close(float(loss), expected[0])
     close(fetch(gradient), expected[1])
+    assert capsys.readouterr().err.count("pip install cupy-cuda13x") == 1
 
 
 def test_diagonals_of_exact_slices_are_those_of_the_cpu():
@@ -209,9 +217,67 @@ def stay_if_small(sweeps, table):
     return None if len(table) > 1 else sweeps.place(table)
 
 
+def packer_of(backend, with_ctf=True, imaging=None):
+    """What prepares images of two noise groups, shifted, on a grid smaller than they are."""
+    rng, count, box = np.random.default_rng(29), 3, BOXES[0]
+    operator = fc.SliceOperator(fc.FourierGrid(box), backend=backend)
+    ctf = fc.CTF(rng.uniform(8000, 20000, count), 9000.0, 30.0, bfactor=20.0).coefficients()
+    tables = None if imaging is None else ImagingTables.of(imaging, operator, 3.0 * (box + 4))
+    return Packer(
+        operator,
+        3.0 * (box + 4),
+        rng.normal(size=(count, 2)),
+        ctf if with_ctf else np.empty((0, 7)),
+        rng.uniform(0.5, 2, (2, operator.samples)),
+        np.array([0, 1, 0]),
+        tables,
+        np.array([0.8, 1.0, 1.3]) if with_ctf else None,
+    )
+
+
+IMAGING = Imaging(
+    group=np.array([2, 0, 1]),
+    warps=np.stack([np.eye(2), np.array([[0.98, 0.01], [0.0, 0.97]]), np.eye(2)]),
+    limits=np.array([np.inf, 5.0, np.inf]),
+    corrections=np.array([AS_THEY_ARE, PHASE_FLIPPED, PREMULTIPLIED]),
+    scales=np.ones(3),
+    aberrations=(
+        (Aberrations(beam_tilt=(0.4, -0.3), even=(0.0, 0.2)), 0.0197, 2.7),
+        (Aberrations(odd=(0.1, 0.2)), 0.0197, 2.7),
+        (Aberrations(), 0.0197, 2.7),
+    ),
+)
+
+
+@pytest.mark.parametrize("on_card", [True, False], ids=["ffts on the card", "ffts on the host"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"with_ctf": False}, {"imaging": IMAGING}],
+    ids=["ctf", "no ctf", "aberrations"],
+)
+def test_images_are_prepared_on_the_card_as_on_the_cpu(arguments, on_card, monkeypatch):
+    found = []
+    if not on_card:
+        monkeypatch.setattr(card_packing, "card_fft", lambda: None)
+    side = BOXES[0] + 4
+    images = np.random.default_rng(30).normal(size=(3, side, side)).astype(np.float32)
+    for backend in ("cpu", "cuda"):
+        packer = packer_of(backend, **arguments)
+        shape, order = (3, packer.operator.samples), np.array([2, 0, 1])
+        weights, data = np.zeros(shape, np.float32), np.zeros(shape, np.complex64)
+        energies = packer.pack(images, order, order, weights, data)
+        made = np.zeros(shape, np.float32)
+        if len(packer.ctf):
+            packer.fill_weights(order, made)
+        found.append((weights, data, energies, made))
+    for expected, ours in zip(*found, strict=True):
+        assert ours.dtype == expected.dtype
+        assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
 def test_prepared_images_are_sent_once_and_leave_with_their_problem():
     problem = problem_of("cuda")
-    kept = problem.operator._card._kept
+    kept = problem.operator.card._kept
     volume = half(BOXES[0], 13)
     problem.loss(volume)
     tables = [kept[id(table)][1] for table in (problem.weights, problem.data)]
@@ -333,7 +399,7 @@ def test_no_voxel_gets_more_of_an_image_than_exact_sums_allow():
         operator = fc.SliceOperator(grid, interpolation)
         ones = np.ones((1, operator.samples), np.complex64)
         worst = max(operator.adjoint(ones, view[None]).real.max() for view in views)
-        assert 1 <= worst < cuda_sweeps.CROWDING
+        assert 1 <= worst < CROWDING
 
 
 def test_sums_of_half_grids_are_those_of_the_cpu():
@@ -395,6 +461,19 @@ def test_half_grids_come_back_where_they_were_given():
     assert on_host(problem.hvp(volume))
     assert not on_host(problem.hvp(there))
     close(fetch(problem.hvp(there)), problem.hvp(volume))
+
+
+SANITIZER = shutil.which("compute-sanitizer")
+
+
+@pytest.mark.skipif(SIMULATED, reason="compute-sanitizer looks at a card, not at the simulator")
+@pytest.mark.skipif(SANITIZER is None, reason="compute-sanitizer, of the CUDA toolkit, is missing")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer_finds_nothing(tool):
+    tests = [sys.executable, "-m", "pytest", "-q", "-k", "oversampled or prepared_on", __file__]
+    command = [SANITIZER, "--tool", tool, "--error-exitcode", "9", *tests]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
 
 
 def test_too_little_memory_on_the_card_is_refused_and_auto_goes_on_with_the_cpu(

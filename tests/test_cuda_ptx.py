@@ -14,14 +14,14 @@ if numba.config.ENABLE_CUDASIM:
 
 from measure import ptx
 
-from fastcryo.kernels.cuda import axes, slicing, vectors
+from fastcryo.kernels.cuda import axes, prepare, slicing, vectors
 
 # Other widths differ in nothing but the length of loops: `bench/graphics_card.py registers`.
 WINDOWS = ("nearest", "trilinear", 5)
 KERNELS = {name: (kernel, types) for name, kernel, types in ptx.all_kernels(windows=WINDOWS)}
-# Where float64 belongs: sums over images, and whole numbers for exact sums.
+# Where float64 belongs: sums over images, whole numbers for exact sums, and phases.
 SUMS = ("gradient", "energy", "inner", "finish", "damped_norm")
-MAY_USE_DOUBLE = (*SUMS, "add_columns", "add_planes", "largest")
+MAY_USE_DOUBLE = (*SUMS, "add_columns", "add_planes", "largest", "pack_images", "prepare_weights")
 PTXAS = ptx.find_ptxas()
 
 
@@ -85,7 +85,7 @@ def test_no_kernel_spills_registers(compiled):
 def test_no_kernel_is_left_out():
     dispatchers = type(slicing.add_columns)
     found = {kernel.py_func for kernel, _ in KERNELS.values()}
-    for module in (axes, slicing, vectors):
+    for module in (axes, prepare, slicing, vectors):
         for name, value in vars(module).items():
             if isinstance(value, dispatchers):
                 assert value.py_func in found, name

@@ -77,13 +77,35 @@ def axis_signatures(real=numba.float32):
     }
 
 
+def preparation_signatures(real=numba.float32):
+    """Return the types of the arguments of the kernels that prepare images, by name."""
+    i64, f64 = numba.int64, numba.float64
+    complex_ = numba.complex64 if real == numba.float32 else numba.complex128
+    lines, table, numbers = i64[::1], f64[:, ::1], f64[::1]
+    places, weights = numba.int16[:, ::1], real[:, ::1]
+    warps = f64[:, :, ::1]
+    tables = warps, table, table, table, numbers, lines, f64, table
+    return {
+        "_to_complex": (real[::1], complex_[::1]),
+        "_pack_images": (
+            *(complex_[:, :, ::1], lines, lines, table, places, table),
+            *tables,
+            *(weights, complex_[:, ::1], table),
+        ),
+        "_prepare_weights": (
+            *(lines, lines, places, table),
+            *(warps, table, numbers, f64, table, weights),
+        ),
+    }
+
+
 def all_kernels(real=numba.float32, windows=None):
     """Yield (name, kernel, signature) of every CUDA kernel of the package, of all windows or some.
 
     Wide windows have their width for a name.
     """
-    from fastcryo.cuda_sweeps import WINDOWS, kernels_of
-    from fastcryo.kernels.cuda import axes, slicing, vectors
+    from fastcryo.card_volumes import WINDOWS, kernels_of
+    from fastcryo.kernels.cuda import axes, prepare, slicing, vectors
 
     for window in windows or WINDOWS:
         for exact in (False, True):
@@ -95,6 +117,8 @@ def all_kernels(real=numba.float32, windows=None):
         yield name.lstrip("_"), getattr(vectors, name), types
     for name, types in axis_signatures(real).items():
         yield name.lstrip("_"), getattr(axes, name), types
+    for name, types in preparation_signatures(real).items():
+        yield name.lstrip("_"), getattr(prepare, name), types
     yield "add_columns", slicing.add_columns, (numba.float64[:, ::1], numba.float64[:, ::1])
 
 
