@@ -128,6 +128,7 @@ class TableOfParticles:
         self.shifts = data.shifts
         self.rotations = data.rotations
         self.optics = ()
+        self.scale = None
         self.stack = data.images
 
     def __len__(self):
