@@ -173,12 +173,16 @@ class SliceOperator:
                 f"samples: shape {(len(steps), self.samples)} needed, got {samples.shape}"
             )
         out = self._out(out, self.grid.shape)
-        if self._fine is not None:
+        tables = (samples,)
+        # The origin is its own mirror: it is halved, or what was added twice taken off.
+        if self._fine is not None and self.card is not None:
             samples = samples.copy()
             samples[:, self.origin] /= 2
-        self._sweep("adjoint", self._none, (out.reshape(-1),), (samples,), steps)
+            tables = (samples,)
+        elif self._fine is not None:
+            tables = (samples, self.origin)
+        self._sweep("adjoint", self._none, (out.reshape(-1),), tables, steps)
         if self._fine is None:
-            # The origin is its own mirror and was added twice.
             out[0, self.grid.centre, self.grid.centre] -= samples[:, self.origin].sum().real
         return out
 

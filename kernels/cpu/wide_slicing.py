@@ -292,15 +292,16 @@ def read_run(buffers, tables, run, path, frame, taps):
 
 @register
 def add_run(buffers, tables, run, path, frame, taps):
-    """Add samples to the volume: tables are (samples (m, samples),)."""
-    (_, total), (samples,), (batch, _, first, count, sign) = buffers, tables, run
+    """Add samples to the volume: tables are (samples (m, samples), the one that is halved)."""
+    (_, total), (samples, origin), (batch, _, first, count, sign) = buffers, tables, run
     row, plane, kernel, unit = frame
-    conjugate = type(unit)(sign)
+    conjugate, one, half = type(unit)(sign), type(unit)(1), type(unit)(0.5)
     i = 0
     for _ in range(count):
         place, ux, uy, uz = place_of(path, i, frame)
         value = samples[batch, first + i]
-        pair = (value.real, conjugate * value.imag)
+        part = half if first + i == origin else one
+        pair = (part * value.real, part * conjugate * value.imag)
         scatter(total, place, row, plane, kernel, ux, uy, uz, taps, pair)
         i = far_from(i, count)
     return 0.0, 0.0
