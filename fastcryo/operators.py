@@ -173,17 +173,17 @@ class SliceOperator:
                 f"samples: shape {(len(steps), self.samples)} needed, got {samples.shape}"
             )
         out = self._out(out, self.grid.shape)
-        tables = (samples,)
-        # The origin is its own mirror: it is halved, or what was added twice taken off.
-        if self._fine is not None and self.card is not None:
+        end = (out.reshape(-1),)
+        # The origin is its own mirror: what was added twice is taken off, or it is halved before.
+        if self._fine is None:
+            self._sweep("adjoint", self._none, end, (samples,), steps)
+            out[0, self.grid.centre, self.grid.centre] -= samples[:, self.origin].sum().real
+        elif self.card is None:
+            self._sweep("adjoint", self._none, end, (samples, self.origin), steps)
+        else:
             samples = samples.copy()
             samples[:, self.origin] /= 2
-            tables = (samples,)
-        elif self._fine is not None:
-            tables = (samples, self.origin)
-        self._sweep("adjoint", self._none, (out.reshape(-1),), tables, steps)
-        if self._fine is None:
-            out[0, self.grid.centre, self.grid.centre] -= samples[:, self.origin].sum().real
+            self._sweep("adjoint", self._none, end, (samples,), steps)
         return out
 
     def frequencies(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -440,9 +440,8 @@ class SliceOperator:
         from fastcryo.cuda_sweeps import CudaSweeps
 
         exact = self.backend == "cuda-deterministic"
-        unit = self.real_dtype.type(self._unit)
-        what = self.interpolation, self.grid, self.frequencies()
-        card = CudaSweeps(*what, unit, exact, self._fine)
+        how = self.real_dtype.type(self._unit), exact, self._fine
+        card = CudaSweeps(self.interpolation, self.grid, self.frequencies(), *how)
         problem = card.too_small()
         if problem is None:
             return card
