@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from fastcryo.optics import imaging_of
 from fastcryo.particles import Particles
 from fastcryo.settings import Settings
 
+# What `fastcryo.io.atomic.replacing` was writing when its process was killed.
+HALF_WRITTEN = re.compile(r"\.(run|checkpoint)_.+\.\d+\.\w+")
+
 
 def map_name(name: str) -> str:
     """Return the file name of a map, as RELION and its users expect it."""
@@ -22,7 +26,10 @@ def map_name(name: str) -> str:
 
 
 def open_folder(folder: str | os.PathLike, resume: bool, overwrite: bool) -> Path:
-    """Make the output folder; refuse one that holds an earlier run unless told what to do."""
+    """Make the output folder; refuse one that holds an earlier run unless told what to do.
+
+    Halves of files that a killed run left are removed.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +51,9 @@ def open_folder(folder: str | os.PathLike, resume: bool, overwrite: bool) -> Pat
                 f"{folder}: already holds {earlier[0].name}, "
                 "choose another --out, or add --overwrite or --resume"
             )
+    for path in folder.iterdir():
+        if HALF_WRITTEN.fullmatch(path.name):
+            path.unlink()
     return folder
 
 

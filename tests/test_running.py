@@ -15,6 +15,7 @@ import pytest
 from fastcryo.cli import main
 from fastcryo.io.mrc import read_map
 from fastcryo.reporting import duration, logged, silent, with_time_left
+from fastcryo.run_folder import open_folder
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +149,9 @@ def run(star, out, *options, **keywords):
 def test_kill_at_any_moment_loses_no_checkpoint_and_leaves_no_broken_file(star, tmp_path):
     options = ["--epochs", "40", "--j", "1"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(star, whole, *options)[0] == 0  # compiles
     began = time.monotonic()
-    assert run(star, whole, *options)[0] == 0
+    assert run(star, whole, *options, "--overwrite")[0] == 0
     length = time.monotonic() - began
     moments = random.Random(3)
     kills = 0
@@ -177,6 +179,15 @@ def test_kill_at_any_moment_loses_no_checkpoint_and_leaves_no_broken_file(star, 
     for name in ("run_class001.mrc", "run_class001_sharp.mrc", "run_half1_class001_unfil.mrc"):
         np.testing.assert_array_equal(read_map(whole / name)[0], read_map(broken / name)[0])
     assert not list(broken.glob("*.npz"))
+
+
+def test_halves_of_files_of_a_killed_run_are_removed_by_the_next(tmp_path):
+    halves = [tmp_path / ".checkpoint_half1.837.npz", tmp_path / ".run_class001.12.mrc"]
+    others = [tmp_path / ".hidden.12.txt", tmp_path / ".run_of_mine"]
+    for path in (*halves, *others):
+        path.touch()
+    assert open_folder(tmp_path, resume=True, overwrite=False) == tmp_path
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 def limited(size):
