@@ -389,7 +389,23 @@ def speed(quick):
                     f"{name} over finufft, {images} images: "
                     f"slices {over[0]:.1f} x, adjoints {over[1]:.1f} x"
                 )
+        for name in dict.fromkeys(name for name, _ in programs if name.startswith("KB")):
+            over = [
+                one_more("finufft", programs, rates, kind) / one_more(name, programs, rates, kind)
+                for kind in ("slices", "adjoints")
+            ]
+            print(
+                f"{name} over finufft, one image more: "
+                f"slices {over[0]:.1f} x, adjoints {over[1]:.1f} x"
+            )
         print(flush=True)
+
+
+def one_more(name, programs, rates, kind):
+    """Return the seconds of one image more: the transform of the whole grid left out."""
+    few, many = sorted(images for other, images in programs if other == name)
+    seconds = [images / rates[name, images, kind] for images in (few, many)]
+    return (seconds[1] - seconds[0]) / (many - few)
 
 
 def peak_of(program, box):
