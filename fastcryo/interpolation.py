@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from numpy.typing import ArrayLike, DTypeLike
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastcryo.errors import InputError
 
@@ -12,6 +13,12 @@ INTERPOLATIONS = ("nearest", "trilinear", "kaiser_bessel")
 BACKENDS = ("auto", "cpu", "cuda", "cuda-deterministic")
 WINDOW_ORDER = {"nearest": 1, "trilinear": 2}
 WIDTHS = (4, 5, 6)
+
+
+def window_transform(interpolation: str, box: int) -> NDArray[np.float64]:
+    """Return the transform of a window of the N^3 grid along an axis of the map, shape (N,)."""
+    x = (np.arange(box) - box // 2) / box
+    return np.sinc(x) ** WINDOW_ORDER[interpolation]
 
 
 class SlicingOptions(TypedDict, total=False):

@@ -13,7 +13,7 @@ from fastcryo.arrays import on_host
 from fastcryo.backends import choose_backend, say_once
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
-from fastcryo.interpolation import WIDTHS, WINDOW_ORDER, check_window
+from fastcryo.interpolation import WIDTHS, check_window, window_transform
 from fastcryo.kernels import layout
 from fastcryo.masks import checked_mask, mask_power
 from fastcryo.oversampling import Oversampling, sweep_half_grids, triangle
@@ -226,9 +226,7 @@ class SliceOperator:
         shown = self.grid.to_real(volume)
         if self._fine is not None:
             return shown if self.mask is None else shown * self.mask
-        x = (np.arange(self.grid.box) - self.grid.centre) / self.grid.box
-        window = np.sinc(x) ** WINDOW_ORDER[self.interpolation]
-        for axis in np.ix_(window, window, window):
+        for axis in np.ix_(*3 * [window_transform(self.interpolation, self.grid.box)]):
             shown *= axis.astype(self.real_dtype)
         return shown
 

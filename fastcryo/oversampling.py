@@ -118,6 +118,8 @@ class Oversampling:
             window = kaiser_bessel(width, fine / side)
         self.kernel = wide_rows.fit_kernel(window, width, self.real_dtype)
         self.taps = (0,) * width
+        # Volumes are used again: one Python thread has them at a time.
+        self.lock = threading.Lock()
 
     @cached_property
     def transform(self) -> NDArray[np.float64]:
@@ -383,20 +385,21 @@ def sweep_half_grids(
     The sums of the first source, 0, and that of lambda |V|^2 over the full grid.
     """
     shown = grid.to_real(sources[0].reshape(grid.shape)) if sources else None
-    if not targets:
-        return *plan.sweep(name, plan.expand(shown), None, parts, rows), 0.0, 0.0
-    if shown is None:
-        square, mixed = plan.sweep(name, None, plan.volume, parts, rows)
-        total = plan.contract(plan.volume)
-    elif in_place:
-        square, mixed, total = 0.0, 0.0, 0
-        for part in parts:
-            sums = plan.sweep(name, plan.expand(shown), plan.volume, [part], rows)
-            square, mixed = square + sums[0], mixed + sums[1]
-            total = plan.contract(plan.volume) + total
-    else:
-        square, mixed = plan.sweep(name, plan.expand(shown), plan.second, parts, rows)
-        total = plan.contract(plan.second)
+    with plan.lock:
+        if not targets:
+            return *plan.sweep(name, plan.expand(shown), None, parts, rows), 0.0, 0.0
+        if shown is None:
+            square, mixed = plan.sweep(name, None, plan.volume, parts, rows)
+            total = plan.contract(plan.volume)
+        elif in_place:
+            square, mixed, total = 0.0, 0.0, 0
+            for part in parts:
+                sums = plan.sweep(name, plan.expand(shown), plan.volume, [part], rows)
+                square, mixed = square + sums[0], mixed + sums[1]
+                total = plan.contract(plan.volume) + total
+        else:
+            square, mixed = plan.sweep(name, plan.expand(shown), plan.second, parts, rows)
+            total = plan.contract(plan.second)
     summed = grid.from_real(total, plan.dtype)
     out = targets[0].reshape(grid.shape)
     factor = plan.real_dtype.type(scale / grid.box**3)

@@ -4,6 +4,8 @@ Accuracy is that of white noise in the ball of radius N / 2: the corners of the 
 alias most, are empty in maps. Everything else is tested with noise that fills the box.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import finufft
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from fastcryo.operators import SliceOperator
 from fastcryo.oversampling import kaiser_bessel
 from fastcryo.preconditioner import hutchinson_diagonal, named_diagonal
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.rotations import random_rotations
 from fastcryo.sgd import sgd
 from fastcryo.solvers import conjugate_gradient
 from fastcryo.threads import use_threads
@@ -346,3 +349,17 @@ def test_every_cell_that_a_window_reaches_has_one_owner(bound, width):
 def test_windows_that_cannot_be_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         SliceOperator(FourierGrid(12), **options)
+
+
+def test_python_threads_that_share_an_operator_do_not_disturb_each_other():
+    """Its oversampled volume is used again by every call."""
+    grid = FourierGrid(16)
+    operator = SliceOperator(grid, "kaiser_bessel")
+    rng = np.random.default_rng(5)
+    rotations = random_rotations(6, rng)
+    volumes = [grid.from_real(rng.normal(size=(16,) * 3).astype(np.float32)) for _ in range(8)]
+    expected = [operator.forward(volume, rotations) for volume in volumes]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda volume: operator.forward(volume, rotations), 4 * volumes)
+        for ours, alone in zip(found, 4 * expected, strict=True):
+            np.testing.assert_array_equal(ours, alone)
