@@ -21,7 +21,6 @@ from measure import machine, records, timing
 from measure.memory import peak_megabytes
 
 import fastcryo as fc
-from fastcryo.reconstruct import reconstruct
 from fastcryo.rotations import random_rotations
 
 SOURCE = (
@@ -108,6 +107,8 @@ def time_epochs(problem: fc.KnownPoseProblem, size: Size) -> tuple[list[float], 
 
 def reconstruction(folder: Path, size: Size) -> dict:
     """Time `reconstruct`, everything included; the first run does not count."""
+    from fastcryo.reconstruct import reconstruct
+
     particles = fc.read_particles(folder / "set" / "particles.star")
     seconds = []
     for _ in range(2 if size.rounds == 1 else 4):
