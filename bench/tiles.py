@@ -12,9 +12,10 @@ import numpy as np
 import fastcryo as fc
 from fastcryo.kernels import layout
 from fastcryo.kernels.cpu import slicing, windows
+from fastcryo.preconditioner import rademacher
 from fastcryo.rotations import random_rotations
 
-SHAPES = {"whole": (1000, 1000), "8 x 16": (8, 16), "16 x 24": (16, 24), "16 x 32": (16, 32)}
+SHAPES = {"whole": (1000, 1000), "8 x 16": (8, 16), "16 x 16": (16, 16), "16 x 24": (16, 24)}
 CODES = {
     "plain": (windows.TRILINEAR_PLAIN, 1),
     "vectors": (windows.TRILINEAR_VECTORS, 1),
@@ -30,7 +31,8 @@ def make_runs(box, count):
     samples = int(rows[-1, 0] + rows[-1, 2])
     steps = layout.fixed_point_steps(random_rotations(count, rng))
     volume = grid.from_real(rng.standard_normal((box,) * 3, dtype=np.float32)).reshape(-1)
-    other, total, product = -volume, np.zeros_like(volume), np.zeros_like(volume)
+    other, total = rademacher(grid, rng).reshape(-1), np.zeros_like(volume)
+    product = np.zeros(volume.size, np.float32)
     weights = rng.random((count, samples), dtype=np.float32)
     data = np.zeros((count, samples), np.complex64)
     runs = {}

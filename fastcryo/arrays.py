@@ -50,6 +50,11 @@ def empty_like(array: Any, dtype: DTypeLike | None = None) -> Any:
     return vectors_of(array).empty_like(array, dtype)
 
 
+def beside(constant: NDArray, array: Any) -> Any:
+    """Return a host array where another lies."""
+    return constant if on_host(array) else vectors_of(array).place(constant)
+
+
 def copy_of(array: Any) -> Any:
     """Return a copy beside an array."""
     if on_host(array):
@@ -83,15 +88,6 @@ def approach(mean: Any, volume: Any, share: float) -> None:
         mean += weight * (volume - mean)
     else:
         vectors_of(mean).approach(mean, volume, weight)
-
-
-def from_signs(signs: Any, volume: Any) -> Any:
-    """Return signs as a complex half grid; they lie where the volume does."""
-    if on_host(volume):
-        return signs.astype(volume.dtype)
-    out = empty_like(volume)
-    vectors_of(volume).from_signs(signs, out)
-    return out
 
 
 def _real(array: Any) -> type:

@@ -8,13 +8,16 @@ import functools
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 
 from fastcryo.errors import InputError
 from fastcryo.interpolation import BACKENDS
+
+if TYPE_CHECKING:
+    from fastcryo.cuda_sweeps import CudaSweeps
 
 # What CUDA 13 compiles for.
 OLDEST_CARD = (7, 5)
@@ -50,6 +53,28 @@ def choose_backend(name: str) -> str:
 
 
 @functools.cache
+def sweeps_on_card(volumes: tuple, optional: bool) -> CudaSweeps | None:
+    """Return the sweeps of `fastcryo.cuda_sweeps.CudaSweeps` (its arguments).
+
+    `optional`: None, and a note, where the card has too little memory.
+
+    Raises
+    ------
+    InputError
+        It has, and they are not optional.
+    """
+    from fastcryo.cuda_sweeps import CudaSweeps
+
+    card = CudaSweeps(*volumes)
+    problem = card.too_small()
+    if problem is None:
+        return card
+    if not optional:
+        raise InputError(f"backend: {problem}, or use the CPU (backend 'cpu')")
+    say_once(f"CPU, because {problem}")
+    return None
+
+
 def why_not_cuda() -> str | None:
     """Say why CUDA cannot be used here and what helps, None if it can."""
     if numba.config.ENABLE_CUDASIM:

@@ -12,6 +12,7 @@ import numpy as np
 from fastcryo._version import __version__
 from fastcryo.conditioning import ResolutionCondition, predicted_rate
 from fastcryo.io.atomic import replacing
+from fastcryo.preparation import shells_of_damping
 
 if TYPE_CHECKING:
     from fastcryo.condition_report import ConditionReport
@@ -53,7 +54,7 @@ def write_json(path: Path, result: ConditionReport, command: str) -> None:
         "image_box": result.particles.box,
         "image_pixel_size": result.particles.pixel_size,
         "spectrum_box": result.problem.grid.box,
-        "regularization": result.problem.shell_regularization(),
+        "regularization": shells_of_damping(result.problem.grid, result.problem.damping),
         "notes": [*result.notes, *([radial.note] if radial.note else [])],
         "nearest": {
             "radius": radial.radius.tolist(),

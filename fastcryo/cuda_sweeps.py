@@ -146,16 +146,21 @@ class CudaSweeps:
         """Run a kernel on some images; arguments and result as in `SliceOperator._sweep`.
 
         Sources and targets may lie on the host or on the card. The sums stay on the card, as
-        numbers that are read when they are needed, if a half grid lies there.
+        numbers that are read when they are needed, if a half grid lies there. The second of a pair
+        is real; the kernels have complex ones.
         """
         source = tuple(volume for volume in source if volume.size)
         target = tuple(volume for volume in target if volume.size)
         stay = any(not on_host(volume) for volume in (*source, *target))
         with on_card(self.grid.box):
             source = tuple(self.place(volume) for volume in source)
-            there = tuple(
-                self.empty(out.shape, out.dtype) if on_host(out) else out for out in target
-            )
+            dtypes = [out.dtype for out in target]
+            if len(target) == 2:
+                dtypes = 2 * [self.complex]
+                probe = self.empty(source[1].shape, self.complex)
+                vectors.complex_of(source[1], probe)
+                source = source[0], probe
+            there = tuple(map(self._summed_in, target, dtypes))
             if self.plan is None:
                 read, added = source, there
             else:
@@ -166,10 +171,22 @@ class CudaSweeps:
             sums = self.add_up(self.target, name, read, added, tables, steps, images)
             norm = self._finish(source, there, added, scale, damping)
             for given, out in zip(target, there, strict=True):
-                if given is not out:
-                    out.copy_to_host(given)
+                self._hand_over(out, given)
             sums = (*sums, norm)
             return sums if stay else tuple(float(number) for number in sums)
+
+    def _summed_in(self, out: Any, dtype: np.dtype) -> Any:
+        """Return an array on the card for the sums that belong in another: that one if it can."""
+        return self.empty(out.shape, dtype) if on_host(out) or out.dtype != dtype else out
+
+    def _hand_over(self, found: Any, out: Any) -> None:
+        """Copy sums to where they belong; only the real part if that is real."""
+        if found.dtype != out.dtype:
+            real = self._summed_in(out, out.dtype)
+            vectors.real_part(found, real)
+            found = real
+        if found is not out:
+            found.copy_to_host(out)
 
     def gridding(
         self,

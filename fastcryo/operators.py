@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastcryo import toeplitz
 from fastcryo.arrays import on_host
-from fastcryo.backends import choose_backend, say_once
+from fastcryo.backends import choose_backend, sweeps_on_card
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.interpolation import WIDTHS, check_window, window_transform
@@ -20,9 +20,6 @@ from fastcryo.oversampling import Oversampling, sweep_half_grids, triangle
 from fastcryo.rotations import orthonormal_rotations
 from fastcryo.rows import StoredRows, blocks, copies_of
 from fastcryo.tile_sweeps import TileSweeps
-
-if TYPE_CHECKING:
-    from fastcryo.cuda_sweeps import CudaSweeps
 
 PRECISIONS = {"float32": (np.complex64, np.float32(2.0**-24)), "float64": (np.complex128, 2.0**-52)}
 
@@ -104,7 +101,12 @@ class SliceOperator:
             unit = self.real_dtype.type(self._unit)
             self._tiled = TileSweeps(interpolation, grid, self.rows, unit)
         self._fine = None if oversampling is None else self.oversampled(grid.box)
-        self.card = None if self.backend == "cpu" else self._sweeps_on_card(backend == "auto")
+        self.card = None
+        if self.backend != "cpu":
+            how = self.real_dtype.type(self._unit), self.backend == "cuda-deterministic", self._fine
+            volumes = interpolation, grid, self.frequencies(), *how
+            self.card = sweeps_on_card(volumes, optional=backend == "auto")
+            self.backend = "cpu" if self.card is None else self.backend
         self._pairs = self.card is not None or (self._tiled is not None and self._tiled.pairs)
 
     def oversampled(self, side: int, exact: bool = False) -> Oversampling:
@@ -287,27 +289,30 @@ class SliceOperator:
         damping: NDArray | None = None,
         out: tuple[NDArray, NDArray] | None = None,
     ) -> tuple[NDArray, NDArray, float, float, float]:
-        """Return what `normal` does and, from the same pass, that of `direction` without data.
+        """Return what `normal` does and, from the same pass, that of a real z without data.
 
         Coordinates, window weights and data are read once for both; windows without vectors take
-        two passes.
+        two passes. `direction`: z(k) = z(-k), int8 or of this precision.
 
         Returns
         -------
-        total, product : ndarray, half grids
+        total, product : ndarray, half grid and real half grid
+            The latter is scale Re sum P^H c P z + lambda z; without oversampling that is all of it.
         square, mixed, damped_norm : float
             As in `normal`.
         """
         first, second = (None, None) if out is None else out
+        total = self._out(first, self.grid.shape, volume)
+        product = self._out(second, self.grid.shape, volume, self.real_dtype)
+        direction = self._real_direction(direction)
         if not self._pairs:
-            none = np.empty((0, self.samples), self.dtype)
-            last = scale, damping
-            total, *sums = self.normal(volume, steps, images, weights, data, *last, first)
-            product = self.normal(direction, steps, images, weights, none, *last, second)[0]
+            none, last = np.empty((0, self.samples), self.dtype), (scale, damping)
+            _, *sums = self.normal(volume, steps, images, weights, data, *last, total)
+            probe = np.asarray(direction, self.dtype)
+            product[...] = self.normal(probe, steps, images, weights, none, *last)[0].real
             return total, product, *sums
-        total, product = (self._out(given, self.grid.shape, volume) for given in (first, second))
-        source = (self.flat(volume), self.flat(direction))
-        target = (total.reshape(total.size), product.reshape(product.size))
+        source = self.flat(volume), direction.reshape(direction.size)
+        target = total.reshape(total.size), product.reshape(product.size)
         square, mixed, _, damped_norm = self._sweep(
             "gradient", source, target, (weights, data), steps, images, scale, damping
         )
@@ -388,6 +393,14 @@ class SliceOperator:
             volume = np.ascontiguousarray(volume, self.dtype)
         return volume.reshape(volume.size)
 
+    def _real_direction(self, direction: Any) -> Any:
+        """Return a real half grid that kernels take: of int8 or of this precision."""
+        self.grid.check(direction)
+        if np.dtype(direction.dtype).kind == "c":
+            raise InputError("direction: real numbers are needed, use hvp for complex ones")
+        kept = direction.dtype in (np.int8, self.real_dtype)
+        return direction if kept else direction.astype(self.real_dtype)
+
     def parts(
         self, tables: tuple[NDArray | StoredRows, ...], steps: NDArray, images: NDArray | None
     ) -> Iterator[tuple[tuple[NDArray, ...], NDArray, NDArray]]:
@@ -399,14 +412,15 @@ class SliceOperator:
             for view in copies_of(views):
                 yield part, members, view
 
-    def _out(self, given: Any, shape: tuple[int, ...], volume: Any = None) -> Any:
+    def _out(self, given: Any, shape: tuple, volume: Any = None, dtype: Any = None) -> Any:
         """Return the array that a result is written to: the given one, or one beside a volume."""
+        dtype = self.dtype if dtype is None else dtype
         if given is None:
             there = volume is not None and not on_host(volume)
-            return self.card.empty(shape, self.dtype) if there else np.empty(shape, self.dtype)
+            return self.card.empty(shape, dtype) if there else np.empty(shape, dtype)
         strided = on_host(given) and not given.flags.c_contiguous
-        if strided or given.shape != shape or given.dtype != self.dtype:
-            raise InputError(f"out: a contiguous array of {self.dtype}, shape {shape}, is needed")
+        if strided or given.shape != shape or given.dtype != dtype:
+            raise InputError(f"out: a contiguous array of {dtype}, shape {shape}, is needed")
         return given
 
     def _sweep(
@@ -432,19 +446,3 @@ class SliceOperator:
             last = scale, damping, steps.ndim == 3
             return sweep_half_grids(self._fine, self.grid, name, *ends, copies, self.rows, *last)
         return self._tiled.sweep(name, source, target, copies, scale, damping)
-
-    def _sweeps_on_card(self, optional: bool) -> CudaSweeps | None:
-        """Return the sweeps on the card; None, and a note, if "auto" finds too little memory."""
-        from fastcryo.cuda_sweeps import CudaSweeps
-
-        exact = self.backend == "cuda-deterministic"
-        how = self.real_dtype.type(self._unit), exact, self._fine
-        card = CudaSweeps(self.interpolation, self.grid, self.frequencies(), *how)
-        problem = card.too_small()
-        if problem is None:
-            return card
-        if not optional:
-            raise InputError(f"backend: {problem}, or use the CPU (backend 'cpu')")
-        say_once(f"CPU, because {problem}")
-        self.backend = "cpu"
-        return None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastcryo.arrays import empty_like, on_host, vectors_of
+from fastcryo.arrays import beside, empty_like, on_host, vectors_of
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
 from fastcryo.problem import KnownPoseProblem
@@ -125,18 +125,11 @@ class HutchinsonEstimate:
         shape, dtype = problem.grid.shape, problem.operator.real_dtype
         return cls(beta, np.zeros(shape, dtype), np.ones(shape, dtype))
 
-    def update(self, sample: NDArray) -> NDArray:
-        """Take in one probe z * (H z) and return D_k."""
-        self.probes += 1
-        self.mean += (sample - self.mean) / self.probes
-        self.smoothed *= self.beta
-        self.smoothed += (1 - self.beta) * self.mean
-        return self.smoothed
-
     def take(self, signs: Any, product: Any) -> Any:
-        """Take in the probe z * (H z) of signs z; all lie where the estimate does. Returns D_k."""
-        if on_host(self.mean):
-            return self.update(signs * product.real)
+        """Take in the probe z * (H z) of signs z and a real H z, and return D_k.
+
+        All are half grids and lie where the estimate does.
+        """
         self.probes += 1
         vectors_of(self.mean).take_probe(
             signs, product, self.mean, self.smoothed, self.probes, self.beta
@@ -157,15 +150,11 @@ def thresholded_inverse(
     diagonal: NDArray, threshold: float, spread: NDArray | float = 0.0
 ) -> NDArray:
     """Return 1 / (max(|D|, alpha) + tau); 0 where that is 0: no image sees it, and lambda = 0."""
-    if not on_host(diagonal):
-        vectors, out = vectors_of(diagonal), empty_like(diagonal)
-        if isinstance(spread, float):
-            spread = vectors.place(np.full(1, spread, diagonal.dtype))
-        vectors.invert(diagonal, threshold, spread, out)
-        return out
-    bounded = np.maximum(np.abs(diagonal), diagonal.dtype.type(threshold))
-    bounded += spread
-    return np.divide(1, bounded, out=np.zeros_like(bounded), where=bounded > 0)
+    out = empty_like(diagonal)
+    if isinstance(spread, float):
+        spread = beside(np.full(1, spread, diagonal.dtype), diagonal)
+    vectors_of(diagonal).invert(diagonal, threshold, spread, out)
+    return out
 
 
 def safe_diagonal(problem: KnownPoseProblem, name: str | NDArray | None) -> NDArray | None:

@@ -187,6 +187,13 @@ def damping_of(operator: SliceOperator, regularization: ArrayLike) -> NDArray:
     return values.astype(operator.real_dtype)[shells]
 
 
+def shells_of_damping(grid: FourierGrid, damping: NDArray) -> float | list[float]:
+    """Return lambda as `damping_of` took it: a number, or one per shell 0..R."""
+    if damping.size == 1:
+        return float(damping[0, 0, 0])
+    return damping[: grid.radius + 1, grid.centre, grid.centre].tolist()
+
+
 def prepare_data(
     operator: SliceOperator,
     setup: ImageSet,

@@ -276,7 +276,7 @@ class KnownPoseProblem:
         images, count = self._batch(batch)
         self._need_data()
         sums = self.operator.energy(volume, self.steps, images, self.weights, self.data)
-        return self._loss(*sums, 0.0, images, count) + 0.5 * self._damped_norm(volume)
+        return self._loss((*sums, 0.0), images, count) + 0.5 * self._damped_norm(volume)
 
     def loss_and_gradient(
         self, volume: NDArray, batch: ArrayLike | None = None, out: NDArray | None = None
@@ -290,7 +290,7 @@ class KnownPoseProblem:
         gradient, *sums = self.operator.normal(
             volume, *self._tables(images), 1 / count, self._prior, out
         )
-        return self._loss(*sums, images, count), self._sum(gradient)
+        return self._loss(sums, images, count), self._sum(gradient)
 
     def loss_gradient_and_product(
         self,
@@ -299,17 +299,18 @@ class KnownPoseProblem:
         batch: ArrayLike | None = None,
         out: tuple[NDArray, NDArray] | None = None,
     ) -> tuple[float, NDArray, NDArray]:
-        """Return f, its gradient and the Hessian times `direction` from one pass.
+        """Return f, its gradient and the Hessian times a real `direction` from one pass.
 
         What a step of Algorithm 1 needs, with a probe as direction: coordinates, weights, CTF and
-        data are read once for both. `out`, two half grids, takes gradient and product.
+        data are read once for both. The direction is a real half grid, z(k) = z(-k), and so is the
+        product, Re H z. `out` takes gradient and product.
         """
         images, count = self._batch(batch)
         self._need_data()
         gradient, product, *sums = self.operator.normal_with_product(
             volume, direction, *self._tables(images), 1 / count, self._prior, out
         )
-        return self._loss(*sums, images, count), self._sum(gradient), self._sum(product)
+        return self._loss(sums, images, count), self._sum(gradient), self._sum(product)
 
     def loss_and_curvature(
         self, volume: NDArray, direction: NDArray, batch: ArrayLike | None = None
@@ -320,7 +321,7 @@ class KnownPoseProblem:
         square, mixed, product_square = self.operator.energies(
             volume, direction, *self._tables(images)
         )
-        loss = self._loss(square, mixed, 0.0, images, count) + 0.5 * self._damped_norm(volume)
+        loss = self._loss((square, mixed, 0.0), images, count) + 0.5 * self._damped_norm(volume)
         return loss, self._curvature(product_square, direction, count)
 
     def hvp(
@@ -328,15 +329,28 @@ class KnownPoseProblem:
     ) -> NDArray:
         """Return the Hessian times a half grid; `out`, a half grid, takes it."""
         images, count = self._batch(batch)
-        product, *_ = self.operator.normal(
-            direction, *self._tables(images, False), 1 / count, self._prior, out
+        last = 1 / count, self._prior, out
+        return self._sum(self.operator.normal(direction, *self._tables(images, False), *last)[0])
+
+    def products(
+        self,
+        volume: NDArray,
+        direction: NDArray,
+        batch: ArrayLike | None = None,
+        out: tuple[NDArray, NDArray] | None = None,
+    ) -> tuple[NDArray, NDArray]:
+        """Return the Hessian times a half grid and times a real one, as above, from one pass."""
+        images, count = self._batch(batch)
+        last = 1 / count, self._prior, out
+        one, other, *_ = self.operator.normal_with_product(
+            volume, direction, *self._tables(images, False), *last
         )
-        return self._sum(product)
+        return self._sum(one), self._sum(other)
 
     def curvature(self, direction: NDArray, batch: ArrayLike | None = None) -> float:
         """Return <d, H d> from one forward-only pass."""
         images, count = self._batch(batch)
-        square, _ = self.operator.energy(direction, *self._tables(images, False))
+        square = self.operator.energy(direction, *self._tables(images, False))[0]
         return self._curvature(square, direction, count)
 
     def right_hand_side(self) -> NDArray:
@@ -369,13 +383,6 @@ class KnownPoseProblem:
     def with_regularization(self, regularization: ArrayLike) -> KnownPoseProblem:
         """Return the same problem, sharing its data, with another lambda (number or per shell)."""
         return replace(self, damping=damping_of(self.operator, regularization))
-
-    def shell_regularization(self) -> float | list[float]:
-        """Return lambda as it was given: a number, or one per shell 0..R."""
-        if self.damping.size == 1:
-            return float(self.damping[0, 0, 0])
-        c = self.grid.centre
-        return self.damping[: self.grid.radius + 1, c, c].tolist()
 
     def select(self, indices: ArrayLike) -> KnownPoseProblem:
         """Return the problem of some of the images; it shares the prepared data."""
@@ -423,17 +430,10 @@ class KnownPoseProblem:
         (square,) = self.communicator.sums(square)
         return 2 * square / count + self._damped_norm(direction)
 
-    def _loss(
-        self,
-        square: float,
-        mixed: float,
-        damped_norm: float,
-        images: NDArray[np.int64],
-        count: int,
-    ) -> float:
+    def _loss(self, sums: tuple[float, ...], images: NDArray[np.int64], count: int) -> float:
         """Return f from this rank's sums; an image counts once for each of its views."""
-        sums = square, mixed, damped_norm, float(self.energies[images].sum())
-        square, mixed, damped_norm, energy = self.communicator.sums(*sums)
+        energy = float(self.energies[images].sum())
+        square, mixed, damped_norm, energy = self.communicator.sums(*sums, energy)
         return (square - 2 * mixed) / count + self.views(1) * energy / count + 0.5 * damped_norm
 
     def _batch(self, batch: ArrayLike | None) -> tuple[NDArray[np.int64], int]:

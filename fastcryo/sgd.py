@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcryo.arrays import approach, copy_of, empty_like, fetch, from_signs, vectors_of
+from fastcryo.arrays import approach, copy_of, empty_like, fetch, vectors_of
 from fastcryo.errors import InputError
 from fastcryo.normal import NormalOperator
 from fastcryo.preconditioner import (
@@ -212,7 +212,7 @@ def sgd(
     began = time.perf_counter() - (state.history.epoch_seconds or [0.0])[-1]
     batches_per_epoch = -(-len(problem) // batch_size)
     gradient, direction = empty_like(state.volume), empty_like(state.volume)
-    product = empty_like(state.volume) if estimated else None
+    product = empty_like(state.volume, problem.operator.real_dtype) if estimated else None
     variate, spread = None, 0.0
     if variance_reduction is not None:
         variate = ControlVariate.start(problem, operator, state.volume)
@@ -228,9 +228,8 @@ def sgd(
         for number, batch in enumerate(batches):
             if estimated:
                 signs = rademacher(problem.grid, state.rng, state.volume)
-                probe = from_signs(signs, state.volume)
                 loss, _, _ = objective.loss_gradient_and_product(
-                    state.volume, probe, batch, (gradient, product)
+                    state.volume, signs, batch, (gradient, product)
                 )
                 diagonal = state.estimate.take(signs, product)
                 inverse = thresholded_inverse(diagonal, threshold or 0.0, spread)

@@ -12,6 +12,7 @@ from fastcryo.checkpoint import load_checkpoint, save_checkpoint
 from fastcryo.fsc import resolution_at, shell_correlation
 from fastcryo.normal import NormalOperator
 from fastcryo.preconditioner import named_diagonal
+from fastcryo.preparation import shells_of_damping
 from fastcryo.problem import KnownPoseProblem
 from fastcryo.reporting import Report
 from fastcryo.results import Solution
@@ -40,7 +41,7 @@ def solve(
     `report` is one that `fastcryo.reporting.logged` yields; with the half-map of the other
     half-set it is told of the resolution after every epoch.
     """
-    lam, note = problem.shell_regularization(), ""
+    lam, note = shells_of_damping(problem.grid, problem.damping), ""
     if settings.solver == "sgd":
         communicator, state, resolution = problem.communicator, None, None
         if resume:

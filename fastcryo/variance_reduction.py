@@ -97,11 +97,7 @@ class ControlVariate:
         own up to a function linear in V; its mean over batches is f(V).
         """
         offset = difference(volume, self.reference)
-        product = self.problem.hvp(offset, batch, out)
-        inner = self.problem.grid.inner
-        loss = self.loss + inner(self.gradient, offset) + 0.5 * inner(offset, product)
-        add_to(product, self.gradient)
-        return loss, product
+        return self._corrected(offset, self.problem.hvp(offset, batch, out))
 
     def loss_gradient_and_product(
         self,
@@ -110,9 +106,17 @@ class ControlVariate:
         batch: NDArray[np.int64],
         out: tuple[NDArray, NDArray],
     ) -> tuple[float, NDArray, NDArray]:
-        """Return what `loss_and_gradient` does and H_I times `direction`."""
-        loss, gradient = self.loss_and_gradient(volume, batch, out[0])
-        return loss, gradient, self.problem.hvp(direction, batch, out[1])
+        """Return what `loss_and_gradient` does and H_I times a real `direction`, from one pass."""
+        offset = difference(volume, self.reference)
+        product, other = self.problem.products(offset, direction, batch, out)
+        return *self._corrected(offset, product), other
+
+    def _corrected(self, offset: NDArray, product: NDArray) -> tuple[float, NDArray]:
+        """Return the loss of a minibatch at an offset u, and g in place of H_I u."""
+        inner = self.problem.grid.inner
+        loss = self.loss + inner(self.gradient, offset) + 0.5 * inner(offset, product)
+        add_to(product, self.gradient)
+        return loss, product
 
 
 def batch_spread(problem: KnownPoseProblem, batch_size: int) -> NDArray:

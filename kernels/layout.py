@@ -111,9 +111,9 @@ def tile_shape(radius):
     """Return the cells of a tile along z and y; they must not depend on the number of threads.
 
     Fewer, larger tiles cost less per sample; too few leave threads idle, and too large ones leave
-    the cache.
+    the cache, which two volumes fill twice.
     """
-    return (8, 16) if radius < 48 else (16, 24)
+    return (8, 16) if radius < 36 else (16, 16)
 
 
 def reading_tile_shape(radius):
@@ -121,7 +121,7 @@ def reading_tile_shape(radius):
 
     Runs of samples are then as long as they can be. What threads share are parts of the batch.
     """
-    return (radius + 1, 2 * radius + 1) if radius < 48 else tile_shape(radius)
+    return (radius + 1, 2 * radius + 1) if radius < 48 else (16, 24)
 
 
 def buffer_strides(radius, width):

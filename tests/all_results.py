@@ -66,7 +66,7 @@ def compute(box, interpolation, dtype):
     volume = grid.from_real(np.random.default_rng(1).normal(size=(box,) * 3).astype(dtype))
     loss, gradient = problem.loss_and_gradient(volume)
     other = volume[:, ::-1, ::-1].conj()
-    both_loss, both_gradient, product = problem.loss_gradient_and_product(volume, other)
+    both_loss, both_gradient, product = problem.loss_gradient_and_product(volume, other.real)
     line = problem.loss_and_curvature(volume, other)
     return {
         "transform": volume,

@@ -71,7 +71,7 @@ def computed(communicator, star, folder):
     # All of the last batch are on one rank.
     for name, batch in {"all": None, "some": some, "few": np.arange(3)}.items():
         loss, gradient = problem.loss_and_gradient(volume, batch)
-        both = problem.loss_gradient_and_product(volume, direction, batch)
+        both = problem.loss_gradient_and_product(volume, direction.real, batch)
         numbers = [loss, problem.loss(volume, batch), both[0]]
         numbers += problem.loss_and_curvature(volume, direction, batch)
         numbers.append(problem.curvature(direction, batch))

@@ -214,9 +214,10 @@ def test_running_estimate_is_that_of_the_algorithm(trilinear):
     estimate = HutchinsonEstimate.start(problem, beta)
     samples, smoothed = [], np.ones(problem.grid.shape)
     for count in range(1, 6):
-        samples.append(probe(problem, rademacher(problem.grid, rng), [0, 1]))
+        signs = rademacher(problem.grid, rng)
+        samples.append(probe(problem, signs, [0, 1]))
         smoothed = beta * smoothed + (1 - beta) * np.mean(samples, axis=0)
-        ours = estimate.update(samples[-1])
+        ours = estimate.take(signs, signs * samples[-1])
         assert estimate.probes == count
         np.testing.assert_allclose(ours, smoothed, rtol=1e-12, atol=1e-15)
 
@@ -225,7 +226,7 @@ def test_running_estimate_keeps_the_precision_of_the_problem():
     problem = KnownPoseProblem.from_arrays(None, np.eye(3)[None], 1.0, N=12)
     estimate = HutchinsonEstimate.start(problem, 0.9)
     signs = rademacher(problem.grid, np.random.default_rng(0))
-    assert estimate.update(probe(problem, signs)).dtype == np.float32
+    assert estimate.take(signs, probe(problem, signs)).dtype == np.float32
 
 
 def test_threshold_bounds_the_modulus_from_below():

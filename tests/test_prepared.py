@@ -66,7 +66,7 @@ def results(problem):
     batch = np.random.default_rng(1).permutation(len(problem))[:17]
     half = problem.select(np.arange(0, len(problem), 2))
     direction = volume_for(problem, seed=1)
-    loss, gradient, product = problem.loss_gradient_and_product(volume, direction, batch)
+    loss, gradient, product = problem.loss_gradient_and_product(volume, direction.real, batch)
     return {
         "fused": np.stack([gradient, product]),
         "fused losses": np.array([loss, *half.loss_and_curvature(volume, direction)]),

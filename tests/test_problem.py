@@ -272,12 +272,31 @@ def test_gradient_and_product_of_one_pass_are_those_of_two(interpolation):
     problem = build(naive.data_set(13, "ties"), interpolation=interpolation, regularization=0.1)
     volume, direction = random_half(problem.grid), random_half(problem.grid, seed=3)
     batch = np.arange(1, len(problem), 2)
+    assert problem.loss_and_curvature(volume, direction, batch) == pytest.approx(
+        (problem.loss(volume, batch), problem.curvature(direction, batch)), rel=1e-12
+    )
+    # The even part of a map has a real transform.
+    direction = direction.real.copy()
     loss, gradient, product = problem.loss_gradient_and_product(volume, direction, batch)
     expected_loss, expected = problem.loss_and_gradient(volume, batch)
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-12 * abs(expected).max())
-    expected = problem.hvp(direction, batch)
+    expected = problem.hvp(direction.astype(complex), batch)
+    assert product.dtype == np.float64
     np.testing.assert_allclose(product, expected, rtol=0, atol=1e-12 * abs(expected).max())
-    assert problem.loss_and_curvature(volume, direction, batch) == pytest.approx(
-        (expected_loss, problem.curvature(direction, batch)), rel=1e-12
+    first, second = problem.products(volume, direction, batch)
+    np.testing.assert_array_equal(second, product)
+    expected = problem.hvp(volume, batch)
+    np.testing.assert_allclose(first, expected, rtol=0, atol=1e-12 * abs(expected).max())
+    signs = np.sign(direction).astype(np.int8)
+    product = problem.loss_gradient_and_product(volume, signs, batch)[2]
+    np.testing.assert_array_equal(
+        product, problem.loss_gradient_and_product(volume, signs.astype(float), batch)[2]
     )
+
+
+def test_a_complex_direction_is_refused_where_a_real_one_is_needed():
+    problem = build(naive.data_set(13, "ties"))
+    volume = random_half(problem.grid)
+    with pytest.raises(InputError, match=r"^direction: real numbers are needed, use hvp"):
+        problem.loss_gradient_and_product(volume, volume)

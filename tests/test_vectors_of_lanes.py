@@ -55,17 +55,20 @@ def test_two_volumes_in_one_pass_are_two_passes(dtype, interpolation):
     operator = SliceOperator(operator.grid, interpolation, dtype=dtype)
     images, steps = np.arange(len(rotations))[::2], fixed_point_steps(rotations)
     last = 0.25, np.full((1, 1, 1), 0.5, dtype)
-    total, product, *sums = operator.normal_with_product(
-        volume, direction, steps, images, weights, data, *last
-    )
+    energies = operator.energies(volume, direction, steps, images, weights, data)
     none = np.empty((0, operator.samples), operator.dtype)
+    square, mixed = operator.energy(volume, steps, images, weights, data)
+    other, _ = operator.energy(direction, steps, images, weights, none)
+    assert np.allclose(energies, [square, mixed, other], rtol=1e-6)
+    total, product, *sums = operator.normal_with_product(
+        volume, direction.real, steps, images, weights, data, *last
+    )
+    direction = direction.real.astype(operator.dtype)
     first, square, mixed, norm = operator.normal(volume, steps, images, weights, data, *last)
-    second, other, _, _ = operator.normal(direction, steps, images, weights, none, *last)
+    second, _, _, _ = operator.normal(direction, steps, images, weights, none, *last)
     assert close(total, first, dtype)
     assert close(product, second, dtype)
     assert np.allclose(sums, [square, mixed, norm], rtol=1e-6)
-    energies = operator.energies(volume, direction, steps, images, weights, data)
-    assert np.allclose(energies, [square, mixed, other], rtol=1e-6)
 
 
 @compiled

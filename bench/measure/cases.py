@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastcryo as fc
+from fastcryo.preconditioner import rademacher
 from fastcryo.rotations import random_rotations
 
 PIXEL_SIZE = 1.5
@@ -77,12 +78,13 @@ def operations(case: Case) -> dict[str, Callable[[], object]]:
     """Return the operations that are timed, by the names of `measure.counts`."""
     problem, operator = case.problem, case.problem.operator
     direction = case.volume[:, ::-1].copy()
+    signs = rademacher(problem.grid, np.random.default_rng(0))
     return {
         "forward": lambda: operator.forward(case.volume, case.rotations),
         "adjoint": lambda: operator.adjoint(case.samples, case.rotations),
         "gradient": lambda: problem.loss_and_gradient(case.volume, case.batch),
         "gradient and product": lambda: problem.loss_gradient_and_product(
-            case.volume, direction, case.batch
+            case.volume, signs, case.batch
         ),
         "Hessian product": lambda: problem.hvp(case.volume, case.batch),
         "loss": lambda: problem.loss(case.volume, case.batch),

@@ -90,7 +90,8 @@ def probe_minibatches(problem: fc.KnownPoseProblem, exact: NDArray, settings: Se
     spent = 0.0
     for _ in range(settings.epochs):
         for batch in np.array_split(rng.permutation(len(problem)), batches):
-            smoothed = estimate.update(probe(problem, rademacher(problem.grid, rng), batch))
+            signs = rademacher(problem.grid, rng)
+            smoothed = estimate.take(signs, signs * probe(problem, signs, batch))
             start = time.perf_counter()
             found["mean"].append(relative_error(problem.grid, estimate.mean, exact))
             found["smoothed"].append(relative_error(problem.grid, smoothed, exact))

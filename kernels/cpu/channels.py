@@ -1,7 +1,8 @@
 """Rows of one or two volumes on their way into a tile's buffer and out of it.
 
 A *span* names a row: cell of the buffer and voxel of the volume where it begins, number of voxels.
-Two volumes lie in the buffer voxel by voxel. What was summed S goes out as scale S + lambda V, and
+Two volumes lie in the buffer voxel by voxel. The second may be real, as probes and products with
+them are: in the buffer it is complex. What was summed S goes out as scale S + lambda V, and
 V is taken from the buffer that it was read into: from the volume itself, which has left the cache
 meanwhile, it would take twice the time. lambda, *damping*, has no entry (no prior), one, or one for
 each voxel.
@@ -14,12 +15,9 @@ instead of 13 ms.
 
 import numpy as np
 from numba.core import types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
-from fastcryo.kernels._jit import register
-
-# Sums of squares may be reordered to become vectors.
-reduction = register_jitable(error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+from fastcryo.kernels._jit import register, register_reduction
 
 
 def times(factor, value):
@@ -33,6 +31,19 @@ def _choose_times(factor, value):
     if isinstance(value, types.Complex):
         return lambda factor, value: complex(factor * value.real, factor * value.imag)
     return lambda factor, value: factor * value
+
+
+def in_form_of(volume, value):
+    """Return a complex value as the elements of a volume are: its real part for a real one."""
+    return value if np.iscomplexobj(volume) else value.real
+
+
+@overload(in_form_of)
+def _choose_form(volume, value):
+    """Choose by the type of the volume."""
+    if isinstance(volume.dtype, types.Complex):
+        return lambda volume, value: value
+    return lambda volume, value: value.real
 
 
 def read_row(volumes, span, buffer):
@@ -86,7 +97,8 @@ def add_two(sums, targets, span, scale):
     start, to, two = np.uint64(2 * here), np.uint64(there), np.uint64(2)
     for x in range(np.uint64(count)):
         first[to + x] += times(scale, sums[start + two * x])
-        second[to + x] += times(scale, sums[start + two * x + np.uint64(1)])
+        other = in_form_of(second, sums[start + two * x + np.uint64(1)])
+        second[to + x] += times(scale, other)
 
 
 @overload(add_row)
@@ -126,7 +138,7 @@ def write_plain(sums, values, damping, targets, span, scale):
     return 0.0
 
 
-@reduction
+@register_reduction
 def write_one(sums, values, damping, targets, span, scale):
     """Write to one target."""
     if damping.size == 0:
@@ -144,7 +156,7 @@ def write_one(sums, values, damping, targets, span, scale):
     return norm
 
 
-@reduction
+@register_reduction
 def write_two(sums, values, damping, targets, span, scale):
     """Write to two targets."""
     (first, second), (here, there, count) = targets, span
@@ -160,7 +172,8 @@ def write_two(sums, values, damping, targets, span, scale):
         norm += np.float64(re * v.real + im * v.imag)
         first[to + x] = complex(scale * s.real + re, scale * s.imag + im)
         s, v = sums[start + two * x + np.uint64(1)], values[start + two * x + np.uint64(1)]
-        second[to + x] = complex(scale * s.real + weight * v.real, scale * s.imag + weight * v.imag)
+        other = complex(scale * s.real + weight * v.real, scale * s.imag + weight * v.imag)
+        second[to + x] = in_form_of(second, other)
     return norm
 
 
@@ -196,7 +209,7 @@ def fill_zeros(source, damping, target, begin, stop):
     return 0.0
 
 
-@reduction
+@register_reduction
 def fill_one(source, damping, target, begin, stop):
     """Write to one target."""
     if damping.size == 0:
@@ -209,7 +222,7 @@ def fill_one(source, damping, target, begin, stop):
         v = source[to + x]
         re, im = weight * v.real, weight * v.imag
         norm += np.float64(re * v.real + im * v.imag)
-        target[to + x] = complex(re, im)
+        target[to + x] = in_form_of(target, complex(re, im))
     return norm
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from fastcryo.kernels._jit import register, serial
+from fastcryo.kernels._jit import register
 from fastcryo.kernels.layout import FRACTION_BITS, ONE
 
 # Steps below a thousandth of a cell, and crossings so near to a sample, are settled in integers.
@@ -69,7 +69,7 @@ def row_range(ay, az, by, bz, y0, y1, z0, z1, radius):
     return int(low), int(high)
 
 
-@serial
+@register
 def find_segments(steps, tile, offset, rows, image, segments):
     """List the runs of samples of one image that fall into one tile.
 

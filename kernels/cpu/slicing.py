@@ -78,6 +78,39 @@ def make_sweep(process, ask, offset, tap_rows=0, reads=True, adds=True):
     compiled otherwise.
     """
 
+    @register
+    def process_images(buffers, tables, batch, few, rows, tile, frame, taps, segments):
+        """Process the samples of a few images of a batch in a tile; returns three sums.
+
+        Nothing here counts references to arrays, as the loops of `sweep` do: with two threads a
+        gradient takes 0.9 of the time.
+        """
+        (images, steps), (_, _, origin, _) = batch, frame
+        radius = (rows.shape[0] - 1) // 2
+        sum0, sum1, sum2 = 0.0, 0.0, 0.0
+        count = 0
+        for j in range(few[0], few[1]):
+            count += find_segments(steps[images[j]], tile, offset, rows, j, segments[count:])
+        for s in range(count):
+            if s + AHEAD < count:
+                k, start, stop, sign, j = segments[s + AHEAD]
+                first = rows[k + radius, 0] + start
+                ask(tables, j, images[j], first, stop - start)
+            k, start, stop, sign, j = segments[s]
+            a, b = steps[images[j], 0], steps[images[j], 1]
+            shift = offset - (origin[0] << FRACTION_BITS)
+            qx, dx = segment_start(a[0], b[0], k, start, sign, shift)
+            shift = offset - (origin[1] << FRACTION_BITS)
+            qy, dy = segment_start(a[1], b[1], k, start, sign, shift)
+            shift = offset - (origin[2] << FRACTION_BITS)
+            qz, dz = segment_start(a[2], b[2], k, start, sign, shift)
+            first = rows[k + radius, 0] + start
+            run = (j, images[j], first, stop - start, sign)
+            path = ((qx, qy, qz), (dx, dy, dz))
+            part = process(buffers, tables, run, path, frame, taps)
+            sum0, sum1, sum2 = sum0 + part[0], sum1 + part[1], sum2 + part[2]
+        return sum0, sum1, sum2
+
     @parallel
     def sweep(
         source,
@@ -170,29 +203,19 @@ def make_sweep(process, ask, offset, tap_rows=0, reads=True, adds=True):
                     clear_tile(tiles[t], widths, row, plane, box, total)
                 sum0, sum1, sum2 = 0.0, 0.0, 0.0
                 for block in range(first_image, stop_image, LISTED):
-                    count = 0
-                    for j in range(block, min(block + LISTED, stop_image)):
-                        count += find_segments(
-                            steps[images[j]], tiles[t], offset, rows, j, segments[count:]
-                        )
-                    for s in range(count):
-                        if s + AHEAD < count:
-                            k, start, stop, sign, j = segments[s + AHEAD]
-                            first = rows[k + radius, 0] + start
-                            ask(tables, j, images[j], first, stop - start)
-                        k, start, stop, sign, j = segments[s]
-                        a, b = steps[images[j], 0], steps[images[j], 1]
-                        shift = offset - (origin[0] << FRACTION_BITS)
-                        qx, dx = segment_start(a[0], b[0], k, start, sign, shift)
-                        shift = offset - (origin[1] << FRACTION_BITS)
-                        qy, dy = segment_start(a[1], b[1], k, start, sign, shift)
-                        shift = offset - (origin[2] << FRACTION_BITS)
-                        qz, dz = segment_start(a[2], b[2], k, start, sign, shift)
-                        first = rows[k + radius, 0] + start
-                        run = (j, images[j], first, stop - start, sign)
-                        path = ((qx, qy, qz), (dx, dy, dz))
-                        part = process((volume, total), tables, run, path, frame, taps)
-                        sum0, sum1, sum2 = sum0 + part[0], sum1 + part[1], sum2 + part[2]
+                    few = (block, min(block + LISTED, stop_image))
+                    part = process_images(
+                        (volume, total),
+                        tables,
+                        (images, steps),
+                        few,
+                        rows,
+                        tiles[t],
+                        frame,
+                        taps,
+                        segments,
+                    )
+                    sum0, sum1, sum2 = sum0 + part[0], sum1 + part[1], sum2 + part[2]
                 if adds:
                     sums[unit_of_work, 3] = store_tile(
                         (volume, total),

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-from fastcryo.kernels._jit import register
+from fastcryo.kernels._jit import register, register_allocating
 from fastcryo.kernels.cpu.channels import add_row, fill_row, read_row, times, write_row
 
 
@@ -40,13 +40,13 @@ def make_buffer(volumes, size):
     return one_channel(volumes, size) if len(volumes) == 1 else two_channels(volumes, size)
 
 
-@register
+@register_allocating
 def one_channel(volumes, size):
     """Return an array of `size` voxels."""
     return np.empty(size, volumes[0].dtype)
 
 
-@register
+@register_allocating
 def two_channels(volumes, size):
     """Return an array of `size` pairs of voxels."""
     return np.empty((size, 2), volumes[0].dtype)
@@ -138,9 +138,7 @@ def store_tile(
                 for x in range((2 * width + 1) * channels):
                     halo[slot, begin + x] = source[here * channels + x]
             elif z == 0:
-                for c in range(channels):
-                    for x in range(2 * width + 1):
-                        grounds[c][there + x] = source[(here + x) * channels + c]
+                add_row(source, grounds, span, type(scale)(1))
             elif fresh:
                 part = write_row(source, values, damping, volumes, span, scale)
                 norm += mirrors(z, box) * part
@@ -205,19 +203,25 @@ def fill_outside(z, widths, box, volumes, sources, damping):
 @register
 def store_ground(grounds, box, volumes, scale, fresh, sources, damping):
     """Hand over the plane kz = 0: every sum and, conjugated, that of its mirror."""
-    twice = 2 * (box // 2)
     norm = fill_row(sources, damping, volumes, 0, box * box) if fresh else 0.0
-    for c in range(len(volumes)):
-        ground, volume = grounds[c], volumes[c]
-        for y in range(box):
-            mirrored_y = (twice - y) % box
-            for x in range(box):
-                # twice - x in [0, box], of which box is 0: a remainder would cost more.
-                mirrored_x = twice - x if twice - x < box else 0
-                mirrored = ground[mirrored_y * box + mirrored_x]
-                value = ground[y * box + x] + np.conj(mirrored)
-                volume[y * box + x] += times(scale, value)
+    add_ground(grounds[0], box, volumes[0], scale)
+    if len(volumes) == 2:
+        add_ground(grounds[-1], box, volumes[-1], scale)
     return norm
+
+
+@register
+def add_ground(ground, box, volume, scale):
+    """Add scale times the plane kz = 0 and its conjugated mirror."""
+    twice = 2 * (box // 2)
+    for y in range(box):
+        mirrored_y = (twice - y) % box
+        for x in range(box):
+            # twice - x in [0, box], of which box is 0: a remainder would cost more.
+            mirrored_x = twice - x if twice - x < box else 0
+            mirrored = ground[mirrored_y * box + mirrored_x]
+            value = ground[y * box + x] + np.conj(mirrored)
+            volume[y * box + x] += times(scale, value)
 
 
 def take(counter):

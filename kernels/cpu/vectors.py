@@ -91,7 +91,7 @@ def scale_by(volume, factor, out):
                 out[z, y, x] = complex(w * v.real, w * v.imag)
 
 
-@parallel
+@parallel_reduction
 def damped_norm_by_plane(volume, damping):
     """Sum damping |volume|^2 of every plane in float64; arguments as in `finish_sum`."""
     same = damping.size == 1
@@ -116,3 +116,47 @@ def fill_signs(first_key, second_key, out):
             for x in range(out.shape[2]):
                 element = probe_element(z, y, x, out.shape[1], out.shape[0])
                 out[z, y, x] = random_sign(first_key, second_key, element)
+
+
+def take_probe(signs, product, mean, smoothed, probes, beta):
+    """Take in a probe, signs times product: mean is that of so many, then smoothed follows it.
+
+    All are real half grids, mean and smoothed modified in place: mean <- mean + (probe - mean) /
+    probes, and smoothed <- beta smoothed + (1 - beta) mean.
+    """
+    real = mean.dtype.type
+    _take_probe(signs, product, mean, smoothed, real(1 / probes), real(beta), real(1 - beta))
+
+
+@parallel
+def _take_probe(signs, product, mean, smoothed, share, beta, rest):
+    for z in prange(mean.shape[0]):
+        for y in range(mean.shape[1]):
+            for x in range(mean.shape[2]):
+                m = mean[z, y, x]
+                m += share * (type(m)(signs[z, y, x]) * product[z, y, x] - m)
+                mean[z, y, x] = m
+                smoothed[z, y, x] = beta * smoothed[z, y, x] + rest * m
+
+
+def invert(diagonal, threshold, spread, out):
+    """Set out <- 1 / (max(|diagonal|, threshold) + spread), 0 where that is 0.
+
+    Parameters
+    ----------
+    diagonal, out : float arrays of one shape
+    threshold : float
+    spread : (1,) float or an array of that shape
+    """
+    flat = diagonal.reshape(-1), diagonal.dtype.type(threshold), spread.reshape(-1)
+    _invert(*flat, out.reshape(-1))
+
+
+@parallel
+def _invert(diagonal, threshold, spread, out):
+    zero = threshold - threshold
+    same = spread.size == 1
+    for i in prange(diagonal.size):
+        bounded = max(abs(diagonal[i]), threshold)
+        bounded += spread[0] if same else spread[i]
+        out[i] = type(threshold)(1) / bounded if bounded > 0 else zero

@@ -105,16 +105,22 @@ def _fill_signs(first_key, second_key, out):
 
 
 @kernel
-def _from_signs(signs, one, out):
-    for i in range(cuda.grid(1), signs.size, cuda.gridsize(1)):
-        out[i] = complex(one * signs[i], one - one)
+def _complex_of(numbers, one, out):
+    for i in range(cuda.grid(1), numbers.size, cuda.gridsize(1)):
+        out[i] = complex(one * numbers[i], one - one)
+
+
+@kernel
+def _real_part(values, out):
+    for i in range(cuda.grid(1), values.size, cuda.gridsize(1)):
+        out[i] = values[i].real
 
 
 @kernel
 def _take_probe(signs, product, mean, smoothed, share, beta, rest):
     for i in range(cuda.grid(1), signs.size, cuda.gridsize(1)):
         m = mean[i]
-        m += share * (signs[i] * product[i].real - m)
+        m += share * (signs[i] * product[i] - m)
         mean[i] = m
         smoothed[i] = beta * smoothed[i] + rest * m
 
@@ -294,13 +300,18 @@ def fill_signs(first_key, second_key, out):
     _fill_signs[launch_shape(out.size, 1)[0], THREADS](first_key, second_key, out)
 
 
-def from_signs(signs, out):
-    """Copy signs, int8, to a complex volume."""
-    _everywhere(_from_signs, (signs,), (_real(out)(1),), (out.reshape(out.size),))
+def complex_of(numbers, out):
+    """Copy real numbers to a complex volume."""
+    _everywhere(_complex_of, (numbers,), (_real(out)(1),), (out.reshape(out.size),))
+
+
+def real_part(values, out):
+    """Copy the real part of a complex volume to a real one."""
+    _everywhere(_real_part, (values, out))
 
 
 def take_probe(signs, product, mean, smoothed, probes, beta):
-    """Take in a probe, signs Re(product): mean is that of so many, then smoothed follows it.
+    """Take in a probe, signs times product: mean is that of so many, then smoothed follows it.
 
     Signs are int8; mean <- mean + (probe - mean) / probes, and
     smoothed <- beta smoothed + (1 - beta) mean.
