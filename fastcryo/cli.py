@@ -44,6 +44,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     from fastcryo import console
     from fastcryo.forecast import plan_run
     from fastcryo.free_memory import free_memory
+    from fastcryo.precompile import precompile_beside
     from fastcryo.reconstruct import reconstruct
 
     settings = reconstruct_settings(arguments)
@@ -62,6 +63,8 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         output.print(f"dry run: would write to {arguments.out}")
         return
+    if communicator.size == 1 and settings.interpolation == "trilinear":
+        precompile_beside()
     with console.progress_report(output) as report:
         result = reconstruct(
             particles,
@@ -272,7 +275,9 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """Run ``fastcryo demo``."""
     from fastcryo import console
     from fastcryo.demo import demo
+    from fastcryo.precompile import precompile_beside
 
+    precompile_beside()
     output = console.new_console()
     with console.progress_report(output) as report:
         result = demo(
