@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcryo.errors import InputError
+from fastcryo.rotations import turns
 
 GOLDEN = (1 + 5**0.5) / 2
 LARGEST_FOLD = 100
@@ -77,15 +78,14 @@ def replicated(rotations: NDArray, symmetry: NDArray) -> NDArray[np.float64]:
 
 def _closed(generators: list) -> NDArray[np.float64]:
     """Return all products of rotations, each made of the fewest factors."""
-    from scipy.spatial.transform import Rotation
-
-    turns = []
-    for order, axis in generators:
-        vector = np.array(axis, float) / np.linalg.norm(axis) * (2 * np.pi / order)
-        turns.append(_exact(Rotation.from_rotvec(vector).as_matrix()))
+    vectors = [
+        np.array(axis, float) / np.linalg.norm(axis) * (2 * np.pi / order)
+        for order, axis in generators
+    ]
+    factors = [_exact(turn) for turn in turns(vectors)]
     found = [np.eye(3)]
     for element in found:  # grows while it is walked
-        for turn in turns:
+        for turn in factors:
             product = _exact(element @ turn)
             if not any(np.abs(product - known).max() < 1e-6 for known in found):
                 found.append(product)

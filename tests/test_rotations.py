@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from fastcryo.errors import InputError
 from fastcryo.rotations import (
@@ -11,6 +12,7 @@ from fastcryo.rotations import (
     orthonormal_rotations,
     random_rotations,
     rotation_matrices,
+    turns,
 )
 
 from . import naive
@@ -90,3 +92,11 @@ def test_arrays_that_are_no_rotations_are_refused():
     for spoiled in (good * 1.01, good * [[-1], [1], [1]], good[:, [1, 0, 2]]):
         with pytest.raises(InputError, match=r"^rotations: 4 of 4 matrices are not rotations"):
             orthonormal_rotations(spoiled)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.floats(-7, 7), min_size=3, max_size=3), st.sampled_from([0.0, 1e-9, 1e-3, 1.0]))
+def test_a_rotation_vector_is_axis_times_angle(direction, scale):
+    vector = scale * np.array(direction)
+    expected = Rotation.from_rotvec(vector).as_matrix()
+    np.testing.assert_allclose(turns([vector])[0], expected, rtol=0, atol=1e-14)
