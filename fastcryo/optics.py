@@ -61,6 +61,20 @@ class Aberrations:
 NO_ABERRATIONS = Aberrations()
 
 
+def distinct_rows(columns: Sequence[FloatArray]) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Return the distinct rows of a table, sorted, and which of them each row is.
+
+    As ``np.unique(..., axis=0)`` does, without sorting the table: most columns are constant.
+    """
+    codes = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        found, places = np.unique(column, return_inverse=True)
+        if len(found) > 1:
+            codes = np.unique(codes * len(found) + places, return_inverse=True)[1]
+    _, first = np.unique(codes, return_index=True)
+    return np.stack([column[first] for column in columns], axis=1), codes
+
+
 def even_orders(index: int) -> tuple[int, int]:
     """Return m and n of the even Zernike polynomials in RELION's order."""
     k = math.isqrt(index)

@@ -16,7 +16,14 @@ from fastcryo.io.relion import write_particles
 from fastcryo.io.star import write_star
 from fastcryo.noise import estimate_noise_std
 from fastcryo.normal import real_coordinates
-from fastcryo.optics import Aberrations, even_orders, imaging_of, odd_orders, zernike
+from fastcryo.optics import (
+    Aberrations,
+    distinct_rows,
+    even_orders,
+    imaging_of,
+    odd_orders,
+    zernike,
+)
 from fastcryo.problem import KnownPoseProblem
 from fastcryo.resample import resample
 from fastcryo.rotations import euler_angles
@@ -341,3 +348,16 @@ def test_noise_of_premultiplied_images_is_that_before_the_multiplication(tmp_pat
     # The mask of the corners spreads the rings of the CTF over neighbouring shells.
     np.testing.assert_allclose(found[2:], 1.7 * box, rtol=0.1)
     assert found[2:].mean() == pytest.approx(1.7 * box, rel=0.015)
+
+
+def test_distinct_rows_are_those_of_numpy():
+    rng = np.random.default_rng(4)
+    varied = rng.integers(0, 3, 200) / 3, rng.normal(size=200).round(1)
+    columns = [np.ones(200), *varied, -np.ones(200)]
+    expected, places = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
+    rows, group = distinct_rows(columns)
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_array_equal(group, places.reshape(-1))
+    rows, group = distinct_rows([np.full(3, 2.0), np.full(3, 5.0)])
+    np.testing.assert_array_equal(rows, [[2, 5]])
+    np.testing.assert_array_equal(group, [0, 0, 0])

@@ -22,7 +22,7 @@ from fastcryo.io.records import (
     make_ctf,
     pixel_sizes_of,
 )
-from fastcryo.optics import IDENTITY
+from fastcryo.optics import IDENTITY, distinct_rows
 from fastcryo.rotations import rotations_from_vectors
 
 NUMPY_MAGIC = b"\x93NUMPY"
@@ -279,7 +279,7 @@ def _optics(
     known += [np.zeros(count)] * 4
     if MAGNIFICATION in fields:
         known[-4:] = _finite(path, fields, MAGNIFICATION).T
-    values, group = np.unique(np.stack(known, axis=1), axis=0, return_inverse=True)
+    values, group = distinct_rows(known)
     titles = [f"exposure group {int(row[0])}" for row in values]
     sizes = pixel_sizes_of(path, values[:, 4], titles, given)
     groups = []
@@ -289,7 +289,7 @@ def _optics(
         matrix = checked_magnification(path, MAGNIFICATION, matrix)
         box = int(row[5]) or None
         groups.append(OpticsGroup(title, *lens, size, box, magnification=matrix))
-    return group.reshape(-1), tuple(groups)
+    return group, tuple(groups)
 
 
 def _boxes(path: Path, fields: Fields, count: int) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastcryo.errors import InputError
 from fastcryo.io.records import OpticsGroup, checked_magnification, pixel_sizes_of
 from fastcryo.io.star import Table
-from fastcryo.optics import IDENTITY, Aberrations
+from fastcryo.optics import IDENTITY, Aberrations, distinct_rows
 
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
@@ -130,7 +130,7 @@ def optics_groups(
     zernike = [np.unique(rows.texts(c), return_inverse=True) for c in ZERNIKE]
     columns += tuple(codes.reshape(-1).astype(np.float64) for _, codes in zernike)
     known = [np.zeros(len(rows.group)) if c is None else c for c in columns]
-    values, group = np.unique(np.stack([rows.group, *known], 1), axis=0, return_inverse=True)
+    values, group = distinct_rows([rows.group, *known])
     names = [f"opticsGroup{i + 1}" for i in range(len(values))]
     if rows.optics is not None and "rlnOpticsGroupName" in rows.optics:
         texts = rows.optics.strings("rlnOpticsGroupName")
@@ -163,7 +163,7 @@ def optics_groups(
                 ("", *CORRECTED.values())[int(row[12])],
             )
         )
-    return group.reshape(-1), tuple(groups)
+    return group, tuple(groups)
 
 
 def _pixel_sizes(rows: Rows) -> NDArray[np.float64] | None:
