@@ -52,7 +52,6 @@ def choose_backend(name: str) -> str:
     return name
 
 
-@functools.cache
 def sweeps_on_card(volumes: tuple, optional: bool) -> CudaSweeps | None:
     """Return the sweeps of `fastcryo.cuda_sweeps.CudaSweeps` (its arguments).
 
@@ -75,6 +74,7 @@ def sweeps_on_card(volumes: tuple, optional: bool) -> CudaSweeps | None:
     return None
 
 
+@functools.cache
 def why_not_cuda() -> str | None:
     """Say why CUDA cannot be used here and what helps, None if it can."""
     if numba.config.ENABLE_CUDASIM:
