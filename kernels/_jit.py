@@ -11,11 +11,13 @@ import contextlib
 import functools
 import hashlib
 import os
+import secrets
 import threading
 import uuid
 from pathlib import Path
 
 import numba
+from numba.core import bytecode
 from numba.extending import intrinsic, register_jitable
 
 # OpenMP threads that spin between launches wait for a processor that another program, or another
@@ -36,6 +38,12 @@ def _hash_of_sources():
 
 
 SOURCES = _hash_of_sources()
+
+# Numba numbers the functions that a process compiles, from 1, and names their symbols by number,
+# qualified name and types. Symbols are weak: of two kernels of one factory that two processes
+# compiled, with the same number by chance, a third one would load one and call it in place of the
+# other (numba issue 10486). So numbers are drawn.
+bytecode.FunctionIdentity._unique_ids = iter(functools.partial(secrets.randbits, 64), None)
 
 # A launch uses all threads; Numba's own layer ("workqueue") aborts the process when a second Python
 # thread launches meanwhile.

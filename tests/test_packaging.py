@@ -154,13 +154,52 @@ def test_processes_that_compile_at_the_same_time_do_not_swap_kernels(tmp_path, m
     assert second.load("key of first") in (None, "first")
 
 
-def test_compiled_kernels_are_dropped_when_another_kernel_file_changes(tmp_path):
-    """Numba itself looks only at the file of the function that is called."""
-    package = tmp_path / "fastcryo" / "kernels"
+def kernels_package(folder):
+    """Make a package fastcryo.kernels that holds `_jit` alone."""
+    package = folder / "fastcryo" / "kernels"
     package.mkdir(parents=True)
-    (tmp_path / "fastcryo" / "__init__.py").write_text("")
+    (folder / "fastcryo" / "__init__.py").write_text("")
     (package / "__init__.py").write_text("")
     (package / "_jit.py").write_text((ROOT / "kernels" / "_jit.py").read_text())
+    return package
+
+
+def run_in(folder, code):
+    """Return the words that code prints, run with the packages of a folder."""
+    code = f"import site; site.main()\nimport sys; sys.path.insert(0, {str(folder)!r})\n{code}"
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_kernels_of_one_factory_compiled_by_two_processes_are_not_mixed_up(tmp_path):
+    """Their inner functions have the same name and types, and the same place in each process."""
+    # Too long to be inlined: it stays a symbol of its own.
+    steps = [f"        t = t * {3 + i} + (t >> {i % 5 + 1}) ^ number" for i in range(100)]
+    steps += [f"        if t % {i + 7} == number:\n            t += {i}" for i in range(100)]
+    (kernels_package(tmp_path) / "factory.py").write_text(
+        "from fastcryo.kernels._jit import register, serial\n"
+        "def make(number):\n"
+        "    @register\n"
+        "    def inner(t):\n" + "\n".join(steps) + "\n"
+        "        return t\n"
+        "    @serial\n"
+        "    def outer(x, y):\n"
+        "        return inner(x) - inner(y)\n"
+        "    return outer\n"
+        "one, two = make(1), make(2)\n"
+    )
+    load = "from fastcryo.kernels.factory import one, two\n"
+    (first,) = run_in(tmp_path, load + "print(one(5, 6))")
+    (second,) = run_in(tmp_path, load + "print(two(5, 6))")
+    assert first != second
+    both = "print(one(5, 6), two(5, 6), *one.stats.cache_hits.values())"
+    assert run_in(tmp_path, load + both) == [first, second, "1"]
+
+
+def test_compiled_kernels_are_dropped_when_another_kernel_file_changes(tmp_path):
+    """Numba itself looks only at the file of the function that is called."""
+    package = kernels_package(tmp_path)
     (package / "callee.py").write_text(
         "from fastcryo.kernels._jit import register\n@register\ndef value():\n    return 1\n"
     )
@@ -169,15 +208,12 @@ def test_compiled_kernels_are_dropped_when_another_kernel_file_changes(tmp_path)
         "@serial\ndef call():\n    return value()\n"
     )
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from fastcryo.kernels.caller import call\n"
         "print(call(), sum(call.stats.cache_hits.values()))"
     )
 
     def run():
-        command = [sys.executable, "-S", "-c", "import site; site.main()\n" + code]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout.split()
+        return run_in(tmp_path, code)
 
     assert run() == ["1", "0"]
     assert run() == ["1", "1"]
