@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -11,9 +13,11 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastcryo.arrays import total_of_planes, vectors_of
 from fastcryo.errors import InputError
-from fastcryo.threads import thread_count
+from fastcryo.threads import run, scratch
 
 SMALLEST_BOX, LARGEST_BOX = 8, 512
+# Bytes that one thread transforms at a time: less is lost in waiting for Python, more in the cache.
+PIECE = 2**21
 
 
 class FourierGrid:
@@ -85,23 +89,33 @@ class FourierGrid:
             raise InputError("volume: real values needed, got complex ones")
         if volume.dtype not in (np.float32, np.float64):
             volume = volume.astype(np.float32 if volume.dtype == np.float16 else np.float64)
-        half = scipy.fft.rfftn(
-            np.fft.ifftshift(volume), axes=(2, 1, 0), workers=thread_count(), overwrite_x=True
-        )
-        half = np.fft.fftshift(half, axes=(1, 2))
+        real = volume.dtype
+        half = np.empty(self.shape, np.result_type(real, np.complex64))
+
+        def along_z(rows: slice) -> None:
+            part = scratch("lines", volume[:, rows].shape, real)
+            for centred, wrapped in halves(self.box):
+                part[wrapped] = volume[centred, rows]
+            half[:, rows] = scipy.fft.rfft(part, axis=0, overwrite_x=True)
+
+        run(along_z, pieces(self.box, self.box**2 * half.itemsize))
+        transform_planes(scipy.fft.fft2, half, half)
         return half if dtype is None else half.astype(dtype, copy=False)
 
     def to_real(self, half: NDArray) -> NDArray:
         """Transform a half grid back to the volume ``[z, y, x]``, float32 or float64."""
         self.check(half)
-        volume = scipy.fft.irfftn(
-            np.fft.ifftshift(half, axes=(1, 2)),
-            s=(self.box,) * 3,
-            axes=(2, 1, 0),
-            workers=thread_count(),
-            overwrite_x=True,
-        )
-        return np.fft.fftshift(volume)
+        planes = np.empty(self.shape, np.result_type(half, np.complex64))
+        transform_planes(scipy.fft.ifft2, half, planes)
+        volume = np.empty((self.box,) * 3, planes.real.dtype)
+
+        def along_z(rows: slice) -> None:
+            part = scipy.fft.irfft(planes[:, rows], self.box, axis=0, overwrite_x=True)
+            for centred, wrapped in halves(self.box):
+                volume[centred, rows] = part[wrapped]
+
+        run(along_z, pieces(self.box, self.box**2 * planes.itemsize))
+        return volume
 
     def fold(self, full: NDArray) -> NDArray:
         """Keep the half of a full grid (N, N, N) in numpy.fft order; values, real or complex."""
@@ -172,3 +186,46 @@ class FourierGrid:
             raise InputError(
                 f"half grid: shape {self.shape} needed for box {self.box}, got {np.shape(half)}"
             )
+
+
+def halves(box: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Return where both halves of an axis lie, centred and in numpy.fft order."""
+    c = box // 2
+    return (slice(c, box), slice(0, box - c)), (slice(0, c), slice(box - c, box))
+
+
+def pieces(count: int, size: int) -> list[slice]:
+    """Cut `count` things of so many bytes into what a thread transforms at a time."""
+    step = max(1, PIECE // size)
+    return [slice(i, min(i + step, count)) for i in range(0, count, step)]
+
+
+def transform_planes(
+    transform: Callable, source: NDArray, target: NDArray, add: bool = False
+) -> None:
+    """Transform the planes of a half grid along y and x, both with their origin in the middle.
+
+    Parameters
+    ----------
+    transform : callable
+        `scipy.fft.fft2` or `scipy.fft.ifft2`.
+    source, target : ndarray, shape (nz, n, n)
+        May be the same.
+    add : bool
+        To what the target holds.
+    """
+    box = source.shape[-1]
+    quadrants = list(itertools.product(halves(box), repeat=2))
+
+    def work(z: slice) -> None:
+        planes = scratch("planes", source[z].shape, target.dtype)
+        for (y, wrapped_y), (x, wrapped_x) in quadrants:
+            planes[:, wrapped_y, wrapped_x] = source[z, y, x]
+        planes = transform(planes, overwrite_x=True)
+        for (y, wrapped_y), (x, wrapped_x) in quadrants:
+            if add:
+                target[z, y, x] += planes[:, wrapped_y, wrapped_x]
+            else:
+                target[z, y, x] = planes[:, wrapped_y, wrapped_x]
+
+    run(work, pieces(len(source), box**2 * target.itemsize))

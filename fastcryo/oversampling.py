@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
@@ -21,13 +20,13 @@ import scipy
 from numpy.typing import DTypeLike, NDArray
 
 from fastcryo.grid import FourierGrid
+from fastcryo.half_transforms import HalfTransforms, can_transform, plane_size
 from fastcryo.kernels import wide
 from fastcryo.kernels.cpu import vectors, wide_rows, wide_slicing
-from fastcryo.threads import thread_count
+from fastcryo.threads import run, scratch, thread_count
 
 # Places within a cell over which the discrete transform of a window is averaged.
 PLACES = 64
-SCRATCH = threading.local()
 # Planes of the oversampled grid that are transformed at a time by one thread.
 PLANES = 4
 
@@ -156,15 +155,40 @@ class Oversampling:
         return np.zeros(self.shape, self.dtype)
 
     @cached_property
+    def room(self) -> NDArray:
+        """Memory of `planes` and, while images are processed, of the halos of tiles."""
+        return np.zeros(max(self._plane_numbers(), 2 * self._halo_cells()), self.real_dtype)
+
+    def _plane_numbers(self) -> int:
+        return (self.fine // 2 + 1) * plane_size(self.side, self.real_dtype)
+
+    def _halo_cells(self) -> int:
+        slots = wide.halo_slots(self.tiles, self.width - 1)[2]
+        return len(self.tiles) * slots * self.shape[2]
+
+    @property
+    def planes(self) -> NDArray:
+        """What is between two passes of the transforms, by kz."""
+        return self.room[: self._plane_numbers()].reshape(self.fine // 2 + 1, -1)
+
+    @property
     def half(self) -> NDArray:
-        """Half the transform along z of a real box, while it is on its way; used again as well."""
-        return np.zeros((self.fine // 2 + 1, self.side, self.side), self.dtype)
+        """Half the transform along z of a real box, while it is on its way."""
+        lines = self.planes[:, : 2 * self.side**2].view(self.dtype)
+        return lines.reshape(-1, self.side, self.side)
+
+    @cached_property
+    def passes(self) -> HalfTransforms | None:
+        """The way from half grids to E without a real box; None: not for these lengths."""
+        return HalfTransforms.of(self) if can_transform(self) else None
 
     def memory(self, dtype: DTypeLike) -> int:
-        """Return the bytes of one extended half volume and of what transforms take beside it."""
-        bytes_of_half = (self.fine // 2 + 1) * self.side**2 * self.dtype.itemsize
-        bytes_of_map = self.side**3 * self.real_dtype.itemsize
-        return int(np.prod(self.shape)) * np.dtype(dtype).itemsize + bytes_of_half + bytes_of_map
+        """Return the bytes of one extended half volume and of what transforms take beside it.
+
+        A real box is the weights of a mask, or the map on its way where `passes` is None.
+        """
+        room = max(self._plane_numbers(), 2 * self._halo_cells()) + self.side**3
+        return int(np.prod(self.shape)) * np.dtype(dtype).itemsize + room * self.real_dtype.itemsize
 
     def chunks(self) -> list[tuple[int, int, int]]:
         """Return planes z0 to z1 of E and the largest |y| of their rows, for one thread each."""
@@ -292,6 +316,23 @@ class Oversampling:
         run(along_z, self.row_chunks())
         return out
 
+    def expand_half(self, grid: FourierGrid, half: NDArray) -> NDArray:
+        """Transform a half grid of the side to E; returns `volume`."""
+        if self.passes is None:
+            return self.expand(grid.to_real(half))
+        self.passes.expand(half, self.planes, self.volume)
+        return self.volume
+
+    def contract_half(
+        self, grid: FourierGrid, extended: NDArray, factor: float, out: NDArray, fresh: bool = True
+    ) -> None:
+        """Write, or add if not fresh, N^3 factor times `expand_half`'s transpose to a half grid."""
+        if self.passes is None:
+            found = grid.from_real(self.contract(extended), self.dtype)
+            np.add(0 if fresh else out, factor * found, out=out)
+        else:
+            self.passes.contract(extended, self.planes, factor, out, fresh)
+
     def sweep(
         self,
         name: str,
@@ -316,13 +357,17 @@ class Oversampling:
         -------
         Two sums.
         """
-        none = np.empty((0, 0, 0), self.dtype if target is None else target.dtype)
+        none = np.empty(0, self.dtype if target is None else target.dtype)
+        halos = none
+        if target is not None:
+            halos = self.room.view(target.dtype)[: self._halo_cells()]
         total, fresh = np.zeros(2), True
         for tables, members, views in parts:
             sums = np.zeros((len(self.tiles), 2))
             getattr(wide_slicing, name)(
-                none if source is None else source,
-                none if target is None else target,
+                none if source is None else source.reshape(-1),
+                none if target is None else target.reshape(-1),
+                halos,
                 tables,
                 members,
                 wide.oversampled_steps(views, self.box, self.fine),
@@ -332,7 +377,7 @@ class Oversampling:
                 self.widths,
                 self.bound,
                 wide.window_offset(self.width),
-                self.kernel,
+                wide_rows.packed(self.kernel, self.width),
                 self.taps,
                 self.unit,
                 thread_count(),
@@ -342,25 +387,6 @@ class Oversampling:
             total += sums.sum(axis=0)
             fresh = False
         return tuple(total.tolist())
-
-
-def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-    """Return memory of this thread that is used again.
-
-    Fresh memory for every piece of work took as long as its transforms.
-    """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    held = SCRATCH.__dict__.get(name)
-    if held is None or held.nbytes < size:
-        held = SCRATCH.__dict__[name] = np.empty(size, np.uint8)
-    return held[:size].view(dtype).reshape(shape)
-
-
-def run(work: Callable, chunks: list) -> None:
-    """Share pieces of work among threads; no piece touches what another does."""
-    with ThreadPoolExecutor(thread_count()) as pool:
-        for _ in pool.map(work, chunks):
-            pass
 
 
 def sweep_half_grids(
@@ -384,28 +410,29 @@ def sweep_half_grids(
     -------
     The sums of the first source, 0, and that of lambda |V|^2 over the full grid.
     """
-    shown = grid.to_real(sources[0].reshape(grid.shape)) if sources else None
-    with plan.lock:
-        if not targets:
-            return *plan.sweep(name, plan.expand(shown), None, parts, rows), 0.0, 0.0
-        if shown is None:
-            square, mixed = plan.sweep(name, None, plan.volume, parts, rows)
-            total = plan.contract(plan.volume)
-        elif in_place:
-            square, mixed, total = 0.0, 0.0, 0
-            for part in parts:
-                sums = plan.sweep(name, plan.expand(shown), plan.volume, [part], rows)
-                square, mixed = square + sums[0], mixed + sums[1]
-                total = plan.contract(plan.volume) + total
-        else:
-            square, mixed = plan.sweep(name, plan.expand(shown), plan.second, parts, rows)
-            total = plan.contract(plan.second)
-    summed = grid.from_real(total, plan.dtype)
-    out = targets[0].reshape(grid.shape)
+    source = sources[0].reshape(grid.shape) if sources else None
+    out = targets[0].reshape(grid.shape) if targets else None
     factor = plan.real_dtype.type(scale / grid.box**3)
-    if damping is None or not sources:
-        np.multiply(summed, factor, out=out)
+    with plan.lock:
+        if out is None:
+            return *plan.sweep(name, plan.expand_half(grid, source), None, parts, rows), 0.0, 0.0
+        if source is None:
+            square, mixed = plan.sweep(name, None, plan.volume, parts, rows)
+            plan.contract_half(grid, plan.volume, factor, out)
+        elif in_place:
+            square, mixed, fresh = 0.0, 0.0, True
+            for part in parts:
+                extended = plan.expand_half(grid, source)
+                sums = plan.sweep(name, extended, extended, [part], rows)
+                square, mixed = square + sums[0], mixed + sums[1]
+                plan.contract_half(grid, extended, factor, out, fresh)
+                fresh = False
+        else:
+            square, mixed = plan.sweep(
+                name, plan.expand_half(grid, source), plan.second, parts, rows
+            )
+            plan.contract_half(grid, plan.second, factor, out)
+    if damping is None or source is None:
         return square, mixed, 0.0, 0.0
-    norms = vectors.finish_sum(summed, sources[0].reshape(grid.shape), factor, damping)
-    out[...] = summed
+    norms = vectors.finish_sum(out, source, plan.real_dtype.type(1), damping)
     return square, mixed, 0.0, float(norms @ grid.plane_multiplicity)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numba
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from fastcryo.errors import InputError
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+SCRATCH = threading.local()
 
 
 def thread_count() -> int:
@@ -85,3 +90,27 @@ def in_threads(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def run(work: Callable[[Piece], object], pieces: Iterable[Piece]) -> None:
+    """Share pieces of work among threads; no piece touches what another does."""
+    pieces = list(pieces)
+    if len(pieces) < 2 or thread_count() == 1:
+        for piece in pieces:
+            work(piece)
+        return
+    with ThreadPoolExecutor(thread_count()) as pool:
+        for _ in pool.map(work, pieces):
+            pass
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+    """Return memory of this thread that is used again.
+
+    Fresh memory for every piece of work took as long as its transforms.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    held = SCRATCH.__dict__.get(name)
+    if held is None or held.nbytes < size:
+        held = SCRATCH.__dict__[name] = np.empty(size, np.uint8)
+    return held[:size].view(dtype).reshape(shape)

@@ -22,8 +22,7 @@ import scipy
 from numpy.typing import NDArray
 
 from fastcryo.grid import FourierGrid
-from fastcryo.oversampling import run
-from fastcryo.threads import thread_count
+from fastcryo.threads import run, thread_count
 
 if TYPE_CHECKING:
     from fastcryo.operators import SliceOperator

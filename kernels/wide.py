@@ -129,6 +129,23 @@ def wide_tiles(widths, bound, width, shape=TILE_SHAPE):
     return np.array(tiles, np.int64)[order], neighbours
 
 
+def halo_slots(tiles, halo):
+    """Return the most cells of a tile along z and y, and the most rows of its halo.
+
+    Parameters
+    ----------
+    tiles : (t, 4) int64
+        From `wide_tiles`.
+    halo : int
+        W - 1.
+    """
+    depth, height = 0, 0
+    for t in range(tiles.shape[0]):
+        depth = max(depth, tiles[t, 1] - tiles[t, 0])
+        height = max(height, tiles[t, 3] - tiles[t, 2])
+    return depth, height, depth * halo + halo * (height + halo)
+
+
 def wide_strides(columns, height):
     """Return the distances of neighbours along y and z in the buffer of a tile of some rows.
 

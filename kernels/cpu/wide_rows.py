@@ -1,12 +1,14 @@
 """Reading and adding W^3 cells with vectors, and the window's weights from polynomials.
 
-All W weights of an axis are one vector, the value of a polynomial with vectors as coefficients by
-Horner's rule: no Bessel function, no table. A row of W complex cells is one vector of 2 W numbers,
-to the next power of two; the lanes too many have weight zero.
+All 3 W weights of a sample are one vector, the value of a polynomial with vectors as coefficients
+by Horner's rule: no Bessel function, no table. With a vector for each axis, reading took 26 instead
+of 22 ns per sample (W = 5, single precision). A row of W complex cells is one vector of 2 W
+numbers, to the next power of two; the lanes too many have weight zero.
 
-``kernel`` is (degree + 1, lanes): coefficients of u^j by tap, degree = W + `EXTRA_DEGREE`; ``ux,
-uy, uz`` are the places within the cell, -1/2 to 1/2; ``taps`` is a tuple of W numbers, whose length
-alone counts: it makes W known when a call is compiled.
+``kernel`` is (degree + 1, `packed_lanes`): coefficients of u^j by axis (x, y, z) and tap, degree =
+W + `EXTRA_DEGREE`, from `packed`; ``ux, uy, uz`` are the places within the cell, -1/2 to 1/2;
+``taps`` is a tuple of W numbers, whose length alone counts: it makes W known when a call is
+compiled.
 """
 
 import numpy as np
@@ -34,18 +36,21 @@ def _check(volume, place, row, plane, kernel, u, taps):
     return real, taps.count
 
 
-def _weights(context, builder, kernel_type, kernel, u, width):
-    """Return the vector of weights at u, by Horner's rule."""
+def _weights(context, builder, kernel_type, kernel, places, width):
+    """Return the vector of all weights at the places along the axes, by Horner's rule."""
     data = context.make_array(kernel_type)(context, builder, value=kernel).data
-    lanes = lanes_of(width)
-    vector = ir.VectorType(u.type, lanes)
+    lanes = packed_lanes(width)
+    vector = ir.VectorType(places[0].type, lanes)
     align = kernel_type.dtype.bitwidth // 8
 
     def coefficient(power):
         start = builder.gep(data, [ir.Constant(ir.IntType(64), power * lanes)])
         return builder.load(builder.bitcast(start, vector.as_pointer()), align=align)
 
-    u = splat(builder, u, lanes)
+    u = ir.Constant(ir.VectorType(places[0].type, 4), ir.Undefined)
+    for axis, place in enumerate(places):
+        u = builder.insert_element(u, place, ir.Constant(ir.IntType(32), axis))
+    u = shuffle(builder, u, [min(lane // width, 2) for lane in range(lanes)])
     total = coefficient(width + EXTRA_DEGREE)
     for power in reversed(range(width + EXTRA_DEGREE)):
         product = builder.fmul(total, u, flags=CONTRACT)
@@ -68,12 +73,34 @@ def _row_pointers(context, builder, volume_type, volume, place, row, plane, real
     return pointers
 
 
-def _twice(builder, weights, width):
-    """Return (w0, w0, w1, w1, ...), one for every number of a row of complex cells."""
+def _along_x(builder, weights, width, count):
+    """Return the weights of a row, each for `count` numbers, then zeros."""
     # To the next power of two: 16 lanes for W = 5, where 12 would be two vectors, make a gradient
     # 20 % faster.
-    lanes = 1 << (2 * width - 1).bit_length()
-    return shuffle(builder, weights, [i // 2 for i in range(lanes)])
+    lanes = 1 << (count * width - 1).bit_length()
+    zero = weights.type.count - 1
+    numbers = [i // count if i < count * width else zero for i in range(lanes)]
+    return shuffle(builder, weights, numbers)
+
+
+def _from_line(builder, row, width, count, place):
+    """Move the numbers of a row so that it begins at a multiple of cells; return where.
+
+    As many as the unused lanes allow: for W = 5 half of the rows then lie in one line of the
+    cache, where one in eight did. Adding takes 30 instead of 32 ns per sample; reading, which is
+    not held up by such rows, would take 25 instead of 22.
+    """
+    lanes, shift = row.type.count, 1
+    while count * (2 * shift - 1 + width) <= lanes:
+        moved = shuffle(builder, row, [(i - count * shift) % lanes for i in range(lanes)])
+        bit = builder.trunc(builder.and_(place, ir.Constant(place.type, shift)), ir.IntType(32))
+        # The bit in every lane: with a single one, the choice would become a jump.
+        bit = splat(builder, bit, lanes)
+        is_set = builder.icmp_unsigned("!=", bit, ir.Constant(bit.type, [0] * lanes))
+        row = builder.select(is_set, moved, row)
+        place = builder.and_(place, ir.Constant(place.type, ~shift))
+        shift *= 2
+    return row, place
 
 
 def _lane_splat(builder, vector, number, lanes):
@@ -87,13 +114,13 @@ def gather_vectors(typingctx, volume, place, row, plane, kernel, ux, uy, uz, tap
 
     def generate(context, builder, sig, args):
         volume, place, row, plane, kernel, *u, _ = args
-        x, y, z = (_weights(context, builder, sig.args[4], kernel, n, width) for n in u)
-        along_x = _twice(builder, x, width)
+        weights = _weights(context, builder, sig.args[4], kernel, u, width)
+        along_x = _along_x(builder, weights, width, 2)
         lanes = along_x.type.count
         pointers = _row_pointers(
             context, builder, sig.args[0], volume, place, row, plane, real, lanes, width
         )
-        by_y = [_lane_splat(builder, y, j, lanes) for j in range(width)]
+        by_y = [_lane_splat(builder, weights, width + j, lanes) for j in range(width)]
         total = None
         for i, line in enumerate(pointers):
             inner = None
@@ -101,7 +128,9 @@ def gather_vectors(typingctx, volume, place, row, plane, kernel, ux, uy, uz, tap
                 cells = builder.load(pointer, align=real.bitwidth // 8)
                 term = builder.fmul(weight, cells, flags=CONTRACT)
                 inner = term if inner is None else builder.fadd(inner, term, flags=CONTRACT)
-            term = builder.fmul(_lane_splat(builder, z, i, lanes), inner, flags=CONTRACT)
+            term = builder.fmul(
+                _lane_splat(builder, weights, 2 * width + i, lanes), inner, flags=CONTRACT
+            )
             total = term if total is None else builder.fadd(total, term, flags=CONTRACT)
         total = builder.fmul(total, along_x, flags=CONTRACT)
         fours = [shuffle(builder, total, range(i, i + 4)) for i in range(0, lanes, 4)]
@@ -126,23 +155,25 @@ def scatter_vectors(typingctx, volume, place, row, plane, kernel, ux, uy, uz, ta
 
     def generate(context, builder, sig, args):
         volume, place, row, plane, kernel, *u, _, value = args
-        x, y, z = (_weights(context, builder, sig.args[4], kernel, n, width) for n in u)
+        weights = _weights(context, builder, sig.args[4], kernel, u, width)
         numbers = [builder.extract_value(value, i) for i in range(count)]
-        if count == 2:
-            x = _twice(builder, x, width)
+        x = _along_x(builder, weights, width, count)
         lanes = x.type.count
         added = ir.Constant(x.type, ir.Undefined)
         for i in range(count):
             added = builder.insert_element(added, numbers[i], ir.Constant(ir.IntType(32), i))
         added = shuffle(builder, added, [i % count for i in range(lanes)])
         added = builder.fmul(added, x, flags=CONTRACT)
+        added, place = _from_line(builder, added, width, count, place)
         pointers = _row_pointers(
             context, builder, sig.args[0], volume, place, row, plane, real, lanes, width
         )
-        by_y = [_lane_splat(builder, y, j, lanes) for j in range(width)]
+        by_y = [_lane_splat(builder, weights, width + j, lanes) for j in range(width)]
         align = real.bitwidth // 8
         for i, line in enumerate(pointers):
-            outer = builder.fmul(_lane_splat(builder, z, i, lanes), added, flags=CONTRACT)
+            outer = builder.fmul(
+                _lane_splat(builder, weights, 2 * width + i, lanes), added, flags=CONTRACT
+            )
             # All rows of a plane are read before one is stored: the compiler cannot know that they
             # are apart.
             former = [builder.load(pointer, align=align) for pointer in line]
@@ -191,6 +222,18 @@ def scatter_plain(volume, place, row, plane, kernel, ux, uy, uz, taps, value):
 # Without compilation there are no vectors.
 gather = gather_plain if config.DISABLE_JIT else gather_vectors
 scatter = scatter_plain if config.DISABLE_JIT else scatter_vectors
+
+
+def packed_lanes(width):
+    """Return the lanes of the weights of all three axes and of a zero at least."""
+    return 1 << (3 * width).bit_length()
+
+
+def packed(kernel, width):
+    """Return the polynomials of all three axes side by side, W lanes each, then zeros."""
+    found = np.zeros((len(kernel), packed_lanes(width)), kernel.dtype)
+    found[:, : 3 * width] = np.tile(kernel[:, :width], 3)
+    return found
 
 
 def fit_kernel(function, width, dtype):

@@ -14,15 +14,18 @@ import numpy as np
 from numba import prange
 
 from fastcryo.kernels._jit import parallel, register
+from fastcryo.kernels.cpu.channels import add_one, read_one
 from fastcryo.kernels.cpu.segments import find_segments
-from fastcryo.kernels.cpu.slicing import far_from, segment_start
+from fastcryo.kernels.cpu.slicing import AHEAD, LISTED, far_from, segment_start
 from fastcryo.kernels.cpu.tiles import take
 from fastcryo.kernels.cpu.wide_rows import gather, scatter
-from fastcryo.kernels.cpu.windows import fraction
+from fastcryo.kernels.cpu.windows import TRILINEAR, fraction
 from fastcryo.kernels.layout import FRACTION_BITS
-from fastcryo.kernels.wide import wide_strides
+from fastcryo.kernels.wide import halo_slots, wide_strides
 
 register(wide_strides)
+register(halo_slots)
+touch = TRILINEAR.touch
 
 
 @register
@@ -36,6 +39,14 @@ def row_span(widths, z, y, bound):
 
 
 @register
+def clear_cells(array, begin, stop):
+    """Fill cells of a flat array with zeros."""
+    to = np.uint64(begin)
+    for x in range(np.uint64(stop - begin)):
+        array[to + x] = 0
+
+
+@register
 def halo_slot(z, y, thickness, height, halo):
     """Return where the row (z, y) of a buffer lies in the halo of its tile."""
     if z < thickness:
@@ -44,27 +55,27 @@ def halo_slot(z, y, thickness, height, halo):
 
 
 @register
-def set_aside(source, tile, bound, widths, halo, kept):
-    """Copy the halo of a tile, before its cells are overwritten."""
-    y0 = tile[2] + bound
+def set_aside(source, tile, bound, widths, halo, halos, kept):
+    """Copy the halo of a tile to `halos`, from the row `kept` on, before it is overwritten."""
+    y0, columns = tile[2] + bound, widths.shape[1]
     thickness, height = tile[1] - tile[0], tile[3] - tile[2]
     for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
         begin = y0 if z >= tile[1] else y0 + height
         for y in range(begin, min(y0 + height + halo, widths.shape[1])):
             if widths[z, y] >= 0:
-                slot = halo_slot(z - tile[0], y - y0, thickness, height, halo)
+                slot = kept + halo_slot(z - tile[0], y - y0, thickness, height, halo)
                 first, stop = row_span(widths, z, y, bound)
-                for x in range(first, stop):
-                    kept[slot, x] = source[z, y, x]
+                there = (z * columns + y) * columns + first
+                read_one((source,), (slot * columns + first, there, stop - first), halos)
 
 
 @register
-def load_wide(source, tile, bound, widths, halo, row, plane, kept, buffer):
+def load_wide(source, tile, bound, widths, halo, row, plane, halos, kept, buffer):
     """Copy a tile of E and `halo` cells more along y and z into the buffer.
 
-    Where the halo was set aside it comes from there; `kept` without rows: it was not.
+    Where the halo was set aside it comes from there; `kept` < 0: it was not.
     """
-    y0 = tile[2] + bound
+    y0, columns = tile[2] + bound, widths.shape[1]
     thickness, height = tile[1] - tile[0], tile[3] - tile[2]
     for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
         for y in range(y0, min(y0 + height + halo, widths.shape[1])):
@@ -72,14 +83,13 @@ def load_wide(source, tile, bound, widths, halo, row, plane, kept, buffer):
                 continue
             first, stop = row_span(widths, z, y, bound)
             i, j = z - tile[0], y - y0
-            here = i * plane + j * row
-            if kept.shape[0] > 0 and (i >= thickness or j >= height):
-                slot = halo_slot(i, j, thickness, height, halo)
-                for x in range(first, stop):
-                    buffer[here + x] = kept[slot, x]
+            here, count = i * plane + j * row + first, stop - first
+            if kept >= 0 and (i >= thickness or j >= height):
+                slot = kept + halo_slot(i, j, thickness, height, halo)
+                read_one((halos,), (here, slot * columns + first, count), buffer)
             else:
-                for x in range(first, stop):
-                    buffer[here + x] = source[z, y, x]
+                there = (z * columns + y) * columns + first
+                read_one((source,), (here, there, count), buffer)
 
 
 @register
@@ -91,42 +101,42 @@ def clear_wide(tile, bound, widths, halo, row, plane, buffer):
             if widths[z, y] >= 0:
                 first, stop = row_span(widths, z, y, bound)
                 here = (z - tile[0]) * plane + (y - y0) * row
-                for x in range(first, stop):
-                    buffer[here + x] = 0
+                clear_cells(buffer, here + first, here + stop)
 
 
 @register
-def store_wide(buffer, tile, bound, widths, halo, row, plane, target, kept, fresh):
+def store_wide(buffer, tile, bound, widths, halo, row, plane, target, halos, kept, fresh):
     """Hand over what a thread summed in a tile's own cells; keep the rest as its halo.
 
     `fresh`: overwrite the cells, with zeros where no window reaches, else add to them.
     """
-    y0 = tile[2] + bound
+    y0, columns = tile[2] + bound, widths.shape[1]
     thickness, height = tile[1] - tile[0], tile[3] - tile[2]
+    one = type(buffer[0].real)(1)
     for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
         for y in range(y0, min(y0 + height + halo, widths.shape[1])):
             first, stop = 0, 0
             if widths[z, y] >= 0:
                 first, stop = row_span(widths, z, y, bound)
             i, j = z - tile[0], y - y0
-            here = i * plane + j * row
+            here, there = i * plane + j * row + first, (z * columns + y) * columns
             if i >= thickness or j >= height:
-                slot = halo_slot(i, j, thickness, height, halo)
-                for x in range(first, stop):
-                    kept[slot, x] = buffer[here + x]
+                slot = kept + halo_slot(i, j, thickness, height, halo)
+                span = (slot * columns + first, here, stop - first)
+                read_one((buffer,), span, halos)
             elif fresh:
-                target[z, y, :first] = 0
-                target[z, y, stop:] = 0
-                for x in range(first, stop):
-                    target[z, y, x] = buffer[here + x]
+                clear_cells(target, there, there + first)
+                clear_cells(target, there + stop, there + columns)
+                read_one((buffer,), (there + first, here, stop - first), target)
             else:
-                for x in range(first, stop):
-                    target[z, y, x] += buffer[here + x]
+                add_one(buffer, (target,), (here, there + first, stop - first), one)
 
 
 @register
-def add_wide_halos(halos, tiles, neighbours, t, bound, widths, halo, target):
+def add_wide_halos(halos, slots, tiles, neighbours, t, bound, widths, halo, target):
     """Add to the tile t what its neighbours summed in its cells, in a fixed order."""
+    columns = widths.shape[1]
+    one = type(target[0].real)(1)
     for n in range(3):
         other = neighbours[t, n]
         if other < 0:
@@ -140,12 +150,13 @@ def add_wide_halos(halos, tiles, neighbours, t, bound, widths, halo, target):
                 if widths[z, y + bound] < 0:
                     continue
                 slot = halo_slot(z - tiles[other, 0], y - tiles[other, 2], thickness, height, halo)
+                slot += other * slots
                 first, stop = row_span(widths, z, y + bound, bound)
-                for x in range(first, stop):
-                    target[z, y + bound, x] += halos[other, slot, x]
+                there = (z * columns + y + bound) * columns + first
+                add_one(halos, (target,), (slot * columns + first, there, stop - first), one)
 
 
-def make_wide_sweep(process):
+def make_wide_sweep(process, ask):
     """Make the kernel that hands every run of samples to `process`.
 
     ``process(buffers, tables, run, path, frame, taps)`` treats a run of neighbouring samples and
@@ -157,12 +168,47 @@ def make_wide_sweep(process):
     path : position (x, y, z) of the first sample from the corner of the tile, step to the next
     frame : strides of the buffers along y and z, polynomials of the window, unit
     taps : tuple of W numbers
+
+    ``ask(tables, batch, image, first, count)`` is called some runs before.
     """
+
+    @register
+    def process_images(buffers, tables, batch, few, rows, tile, origin, frame, taps, segments):
+        """Process the samples of a few images of a batch in a tile; returns two sums.
+
+        Nothing here counts references to arrays, as the loops of `sweep` do.
+        """
+        (images, steps), (offset, corner) = batch, origin
+        radius = (rows.shape[0] - 1) // 2
+        sum0, sum1 = 0.0, 0.0
+        count = 0
+        for j in range(few[0], few[1]):
+            count += find_segments(steps[images[j]], tile, offset, rows, j, segments[count:])
+        for s in range(count):
+            if s + AHEAD < count:
+                k, start, stop, sign, j = segments[s + AHEAD]
+                first = rows[k + radius, 0] + start
+                ask(tables, j, images[j], first, stop - start)
+            k, start, stop, sign, j = segments[s]
+            a, b = steps[images[j], 0], steps[images[j], 1]
+            shift = offset - (corner[0] << FRACTION_BITS)
+            qx, dx = segment_start(a[0], b[0], k, start, sign, shift)
+            shift = offset - (corner[1] << FRACTION_BITS)
+            qy, dy = segment_start(a[1], b[1], k, start, sign, shift)
+            shift = offset - (corner[2] << FRACTION_BITS)
+            qz, dz = segment_start(a[2], b[2], k, start, sign, shift)
+            first = rows[k + radius, 0] + start
+            run = (j, images[j], first, stop - start, sign)
+            path = ((qx, qy, qz), (dx, dy, dz))
+            part = process(buffers, tables, run, path, frame, taps)
+            sum0, sum1 = sum0 + part[0], sum1 + part[1]
+        return sum0, sum1
 
     @parallel
     def sweep(
         source,
         target,
+        halos,
         tables,
         images,
         steps,
@@ -183,9 +229,12 @@ def make_wide_sweep(process):
 
         Parameters
         ----------
-        source, target : (B + W, 2 B + W, 2 B + W) complex, or (0, 0, 0)
-            Extended half volumes: read; written (`fresh`) or added to. They may be the same
+        source, target : (cells,) complex, or (0,)
+            Extended half volumes, flat: read; written (`fresh`) or added to. They may be the same
             array, if fresh. Rows that no window can touch are left alone.
+        halos : (t slots (2 B + W),) of the target's type, modified in place
+            Room for what tiles sum in cells of their neighbours: `fastcryo.kernels.wide.halo_slots`
+            rows of each.
         tables : tuple of arrays
             Weights, data, samples: what `process` reads or writes by image.
         images : (m,) int64
@@ -199,7 +248,7 @@ def make_wide_sweep(process):
         bound, offset : int
             B and `window_offset`.
         kernel : (degree + 1, lanes) float
-            `fastcryo.kernels.cpu.wide_rows.fit_kernel`.
+            `fastcryo.kernels.cpu.wide_rows.packed`.
         taps : tuple of W numbers
         unit : float
             2^-24 (float32) or 2^-52 (float64), the resolution and precision of weights.
@@ -209,60 +258,66 @@ def make_wide_sweep(process):
         """
         radius = (rows.shape[0] - 1) // 2
         halo = len(taps) - 1
-        depth, height = 0, 0
-        for t in range(tiles.shape[0]):
-            depth = max(depth, tiles[t, 1] - tiles[t, 0])
-            height = max(height, tiles[t, 3] - tiles[t, 2])
+        depth, height, slots = halo_slots(tiles, halo)
         row, plane = wide_strides(widths.shape[1], height + halo)
         size = (depth + halo) * plane
         read_size = size if source.size > 0 else 0
         sum_size = size if target.size > 0 else 0
         shared = tiles.shape[0] if target.size > 0 else 0
-        slots = depth * halo + halo * (height + halo)
-        halos = np.empty((shared, slots, widths.shape[1]), target.dtype)
-        nothing = np.empty((0, 0), target.dtype)
         aside = read_size > 0 and sum_size > 0
         for t in prange(shared if aside else 0):
-            set_aside(source, tiles[t], bound, widths, halo, halos[t])
+            set_aside(source, tiles[t], bound, widths, halo, halos, t * slots)
         counter = np.zeros(1, np.int64)
         for _ in prange(threads):
-            segments = np.empty((4 * radius + 2, 5), np.int64)
+            segments = np.empty((LISTED * (4 * radius + 2), 5), np.int64)
             # Unused lanes read cells that nothing wrote, with weight 0: they must be finite.
             volume = np.zeros(read_size, source.dtype)
             total = np.zeros(sum_size, target.dtype)
             t = take(counter)
             while t < tiles.shape[0]:
                 if read_size > 0:
-                    kept = halos[t] if aside else nothing
-                    load_wide(source, tiles[t], bound, widths, halo, row, plane, kept, volume)
+                    kept = t * slots if aside else -1
+                    load_wide(
+                        source, tiles[t], bound, widths, halo, row, plane, halos, kept, volume
+                    )
                 if sum_size > 0:
                     clear_wide(tiles[t], bound, widths, halo, row, plane, total)
                 sum0, sum1 = 0.0, 0.0
                 frame = (row, plane, kernel, unit)
-                shift_x = offset + (bound << FRACTION_BITS)
-                shift_y = offset - (tiles[t, 2] << FRACTION_BITS)
-                shift_z = offset - (tiles[t, 0] << FRACTION_BITS)
-                for j in range(images.size):
-                    a, b = steps[images[j], 0], steps[images[j], 1]
-                    count = find_segments(steps[images[j]], tiles[t], offset, rows, j, segments)
-                    for s in range(count):
-                        k, start, stop, sign, _image = segments[s]
-                        qx, dx = segment_start(a[0], b[0], k, start, sign, shift_x)
-                        qy, dy = segment_start(a[1], b[1], k, start, sign, shift_y)
-                        qz, dz = segment_start(a[2], b[2], k, start, sign, shift_z)
-                        first = rows[k + radius, 0] + start
-                        run = (j, images[j], first, stop - start, sign)
-                        path = ((qx, qy, qz), (dx, dy, dz))
-                        part = process((volume, total), tables, run, path, frame, taps)
-                        sum0, sum1 = sum0 + part[0], sum1 + part[1]
+                corner = (-bound, tiles[t, 2], tiles[t, 0])
+                for block in range(0, images.size, LISTED):
+                    few = (block, min(block + LISTED, images.size))
+                    part = process_images(
+                        (volume, total),
+                        tables,
+                        (images, steps),
+                        few,
+                        rows,
+                        tiles[t],
+                        (offset, corner),
+                        frame,
+                        taps,
+                        segments,
+                    )
+                    sum0, sum1 = sum0 + part[0], sum1 + part[1]
                 sums[t, 0], sums[t, 1] = sum0, sum1
                 if sum_size > 0:
                     store_wide(
-                        total, tiles[t], bound, widths, halo, row, plane, target, halos[t], fresh
+                        total,
+                        tiles[t],
+                        bound,
+                        widths,
+                        halo,
+                        row,
+                        plane,
+                        target,
+                        halos,
+                        t * slots,
+                        fresh,
                     )
                 t = take(counter)
         for t in prange(shared):
-            add_wide_halos(halos, tiles, neighbours, t, bound, widths, halo, target)
+            add_wide_halos(halos, slots, tiles, neighbours, t, bound, widths, halo, target)
 
     return sweep
 
@@ -367,8 +422,37 @@ def power_run(buffers, tables, run, path, frame, taps):
     return 0.0, 0.0
 
 
-forward = make_wide_sweep(read_run)
-adjoint = make_wide_sweep(add_run)
-gradient = make_wide_sweep(gradient_run)
-energy = make_wide_sweep(energy_run)
-gridding = make_wide_sweep(power_run)
+@register
+def ask_nothing(tables, batch, image, first, count):
+    """Ask for nothing: what is only written need not be near."""
+
+
+@register
+def ask_samples(tables, batch, image, first, count):
+    """Ask for the samples of a run."""
+    for i in range(first, first + count, 8):
+        touch(tables[0], batch, i)
+
+
+@register
+def ask_weights(tables, batch, image, first, count):
+    """Ask for the weights of a run."""
+    if tables[0].shape[0] > 1:
+        for i in range(first, first + count, 16):
+            touch(tables[0], image, i)
+
+
+@register
+def ask_weights_and_data(tables, batch, image, first, count):
+    """Ask for the weights and data of a run."""
+    ask_weights(tables, batch, image, first, count)
+    if tables[1].shape[0] > 0:
+        for i in range(first, first + count, 8):
+            touch(tables[1], image, i)
+
+
+forward = make_wide_sweep(read_run, ask_nothing)
+adjoint = make_wide_sweep(add_run, ask_samples)
+gradient = make_wide_sweep(gradient_run, ask_weights_and_data)
+energy = make_wide_sweep(energy_run, ask_weights_and_data)
+gridding = make_wide_sweep(power_run, ask_weights)
