@@ -1,5 +1,6 @@
 """The scripts run, at toy sizes, and the page of results can be made from their records."""
 
+import os
 import subprocess
 import sys
 
@@ -44,6 +45,18 @@ def bench_counts_of_atomic_sums(toy):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kaiser_bessel" in done.stdout
+
+
+def bench_record_of_a_card(toy, tmp_path):
+    record = tmp_path / "card.json"
+    command = [sys.executable, BENCH / "graphics_card.py", "card", "--quick", "--out", record]
+    simulated = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=simulated)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records.load(record)
+    assert found["paper"]["published_seconds"] == 235
+    shares = [line.get("share_of_atomic_rate", 0) for line in found["rows"]]
+    assert sum(share > 0 for share in shares) == 6
 
 
 def bench_committed_records(toy, tmp_path):

@@ -1,4 +1,4 @@
-"""CUDA: ``python bench/graphics_card.py registers``, ``sums``, ``rates`` or ``paper``.
+"""CUDA: ``python bench/graphics_card.py registers``, ``sums``, ``rates``, ``paper`` or ``card``.
 
 docs/cuda.md says what is counted and how.
 
@@ -8,8 +8,9 @@ samples, without a card.
 rates: slices, adjoints and gradients of the CPU, of CUDA and of torch-projectors on the same card,
 with the shares of the card's bandwidth and of its rate of atomic sums.
 paper: 10 epochs of Algorithm 1 on 30000 simulated images at N = 192 (published: 235 s).
-``--quick`` takes a toy size, which the simulator manages too. Without a card the last two stop with
-the reason.
+card: the last two in one record, bench/results/card.json unless --out says otherwise.
+``--quick`` takes a toy size, which the simulator manages too. Without a card the last three stop
+with the reason.
 """
 
 import argparse
@@ -25,25 +26,14 @@ from rich.table import Table
 
 import fastcryo as fc
 from fastcryo.backends import why_not_cuda
+from fastcryo.interpolation import INTERPOLATIONS
 from fastcryo.kernels.cuda._jit import BLOCKS, SIMULATED, THREADS, cuda, kernel
 from fastcryo.rotations import random_rotations
 
 PUBLISHED_SECONDS = 235
-# Registers of a multiprocessor, and how many threads it holds at most, by compute capability.
-REGISTERS, RESIDENT = 65536, {(7, 5): 1024, (8, 0): 2048, (9, 0): 2048}
 # Bytes of a sample: weight and data are streamed; taps are read from and added to the volume.
 STREAMED, TAPS = 4 + 8, 8
 ROUNDS = 7
-
-
-def occupancy(registers: int, capability: tuple[int, int], threads: int = 256) -> float:
-    """Return the share of a multiprocessor's threads that fit beside each other.
-
-    A warp gets registers in pieces of 256.
-    """
-    per_warp = -(-registers * 32 // 256) * 256
-    blocks = REGISTERS // (per_warp * threads // 32)
-    return min(blocks * threads, RESIDENT[capability]) / RESIDENT[capability]
 
 
 def registers(chosen: argparse.Namespace) -> dict:
@@ -56,7 +46,7 @@ def registers(chosen: argparse.Namespace) -> dict:
         for name, compiled, types in ptx.all_kernels():
             text = ptx.compile_to_ptx(compiled, types, capability)
             used = ptx.assemble(assembler, text, capability)
-            share = occupancy(used["registers"], capability)
+            share = ptx.resident_threads(used, capability, THREADS) / ptx.RESIDENT[capability]
             label = f"{capability[0]}.{capability[1]}"
             rows.append({"card": label, "kernel": name, **used, "occupancy": share})
     return {"rows": rows}
@@ -95,44 +85,63 @@ def rates(chosen: argparse.Namespace) -> dict:
         amplitude_contrast=0.1,
     )
     images = rng.standard_normal((count, box, box), dtype=np.float32)
+    rounds = 1 if chosen.quick else ROUNDS
+    reached = card(chosen.quick)
     rows = []
     for backend in ("cpu", "cuda", "cuda-deterministic"):
         problem = fc.KnownPoseProblem.from_arrays(images, rotations, 1.0, ctf, backend=backend)
-        there = problem.operator.place(volume)
-        samples = problem.operator.forward(volume, rotations)
+        operator = problem.operator
+        there = operator.place(volume)
+        signs = operator.place(np.sign(volume.real) + (volume.real == 0))
+        samples = operator.forward(there, rotations)
         for name, run in {
-            "forward, copied to the host": lambda p=problem: p.operator.forward(volume, rotations),
-            "adjoint, copied from the host": lambda p=problem, s=samples: p.operator.adjoint(
-                s, rotations
-            ),
+            "forward": lambda o=operator, v=there: o.forward(v, rotations),
+            "adjoint": lambda o=operator, s=samples: o.adjoint(s, rotations),
             "loss": lambda p=problem, v=there: p.loss(v),
             "gradient": lambda p=problem, v=there: p.loss_and_gradient(v),
-            "gradient and product": lambda p=problem, v=there: p.loss_gradient_and_product(v, v),
+            "gradient and product": lambda p=problem, v=there, z=signs: p.loss_gradient_and_product(
+                v, z
+            ),
         }.items():
-            rows.append(row(backend, name, run, problem.operator.samples * count, count))
-    rows += torch_rows(rotations, box, count)
-    return {"box": box, "images": count, "rows": rows, "card": card(chosen.quick)}
+            seconds = least(run, rounds)
+            rows.append(row(backend, name, seconds, operator.samples * count, count, reached))
+    rows += torch_rows(rotations, box, count, reached)
+    return {"box": box, "images": count, "rows": rows, "card": reached}
 
 
-def row(backend: str, name: str, run, samples: int, count: int) -> dict:
-    """Time one operation: the shortest of some rounds, after one that compiles."""
-    run()
-    seconds = min(timed(run) for _ in range(ROUNDS))
+def row(backend: str, name: str, seconds: float, samples: int, count: int, reached: dict) -> dict:
+    """Return the rates of one operation; on the card, their shares of what it `reached`.
+
+    Volumes and samples stay where the operation runs.
+    """
     found = {"backend": backend, "operation": name, "seconds": seconds}
     found["images_per_second"] = count / seconds
-    if name.startswith(("gradient", "loss")) and backend != "torch-projectors":
-        volumes = 2 if name == "gradient and product" else 1
-        found["streamed_bytes_per_second"] = STREAMED * samples / seconds
-        if name != "loss":
-            found["atomic_sums_per_second"] = 2 * TAPS * volumes * samples / seconds
+    if not backend.startswith("cuda"):
+        return found
+    streamed = 8 if name in ("forward", "adjoint") else STREAMED
+    volumes = {"forward": 0, "loss": 0, "gradient and product": 2}.get(name, 1)
+    bytes_, sums = streamed * samples / seconds, 2 * TAPS * volumes * samples / seconds
+    found["streamed_bytes_per_second"] = bytes_
+    found["share_of_bandwidth"] = bytes_ / reached["copied_bytes_per_second"]
+    if sums:
+        found["atomic_sums_per_second"] = sums
+        found["share_of_atomic_rate"] = sums / reached["atomic_sums_per_second"]
     return found
 
 
-def timed(run) -> float:
-    """Return the seconds that a function takes; all of them wait for the card."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+def least(run, rounds: int = ROUNDS) -> float:
+    """Return the seconds of a function, and of all that it leaves the card to do.
+
+    The shortest of some rounds, after one that compiles.
+    """
+    found = []
+    for _ in range(rounds + 1):
+        cuda.synchronize()
+        began = time.perf_counter()
+        run()
+        cuda.synchronize()
+        found.append(time.perf_counter() - began)
+    return min(found[1:])
 
 
 @kernel
@@ -154,23 +163,20 @@ def card(quick: bool) -> dict:
 
     def copies():
         copy.copy_to_device(source)
-        cuda.synchronize()
 
     def sums():
         add_scattered[BLOCKS, THREADS](target, places)
-        cuda.synchronize()
 
-    copies()
-    sums()
+    rounds = 1 if quick else ROUNDS
     name = "simulator" if SIMULATED else cuda.get_current_device().name
     return {
         "name": name.decode() if isinstance(name, bytes) else name,
-        "copied_bytes_per_second": 2 * source.nbytes / min(timed(copies) for _ in range(ROUNDS)),
-        "atomic_sums_per_second": size / min(timed(sums) for _ in range(ROUNDS)),
+        "copied_bytes_per_second": 2 * source.nbytes / least(copies, rounds),
+        "atomic_sums_per_second": size / least(sums, rounds),
     }
 
 
-def torch_rows(rotations, box: int, count: int) -> list[dict]:
+def torch_rows(rotations, box: int, count: int, reached: dict) -> list[dict]:
     """Time torch-projectors on the card, where it is installed."""
     try:
         import torch
@@ -197,7 +203,8 @@ def torch_rows(rotations, box: int, count: int) -> list[dict]:
         torch.cuda.synchronize()
 
     runs = {"forward": forward, "adjoint": adjoint}
-    return [row("torch-projectors", name, run, 0, count) for name, run in runs.items()]
+    name = "torch-projectors"
+    return [row(name, kind, least(run), 0, count, reached) for kind, run in runs.items()]
 
 
 def paper(chosen: argparse.Namespace) -> dict:
@@ -212,6 +219,7 @@ def paper(chosen: argparse.Namespace) -> dict:
         simulated.ctf,
         simulated.shifts,
         regularization=1e-8,
+        interpolation=chosen.interpolation,
         backend=chosen.backend,
     )
     if not chosen.quick:
@@ -222,6 +230,8 @@ def paper(chosen: argparse.Namespace) -> dict:
         "box": box,
         "images": count,
         "epochs": epochs,
+        "backend": chosen.backend,
+        "interpolation": chosen.interpolation,
         "seconds": time.perf_counter() - began,
         "published_seconds": PUBLISHED_SECONDS,
         "epoch_seconds": history.epoch_seconds,
@@ -230,21 +240,39 @@ def paper(chosen: argparse.Namespace) -> dict:
     }
 
 
+def everything(chosen: argparse.Namespace) -> dict:
+    """Record what a card is good for."""
+    if chosen.out is None and not chosen.quick:
+        chosen.out = records.part_file("card")
+    return {"paper": paper(chosen), **rates(chosen)}
+
+
+PARTS = {
+    "registers": registers,
+    "sums": sums,
+    "rates": rates,
+    "paper": paper,
+    "card": everything,
+}
+
+
 def main() -> None:
     """Run one part, print it and write its record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("registers", "sums", "rates", "paper"))
+    parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("--quick", action="store_true", help="a toy size, to see that it runs")
     parser.add_argument("--box", type=int, default=192)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument(
+        "--interpolation", choices=INTERPOLATIONS, default="trilinear", help="of paper"
+    )
     parser.add_argument("--backend", choices=("cuda", "cuda-deterministic"), default="cuda")
     parser.add_argument("--out", type=Path, help="record; none is written unless given")
     chosen = parser.parse_args()
     problem = None if chosen.part in ("registers", "sums") else why_not_cuda()
     if problem is not None:
         sys.exit(f"{chosen.part}: left out, {problem}")
-    parts = {"registers": registers, "sums": sums, "rates": rates, "paper": paper}
-    record = parts[chosen.part](chosen)
+    record = PARTS[chosen.part](chosen)
     for name, value in record.items():
         if name != "rows":
             print(f"{name}: {value}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastcryo.backends import on_card
 from fastcryo.kernels.cpu import vectors as cpu_vectors
 
 
@@ -47,7 +48,8 @@ def empty_like(array: Any, dtype: DTypeLike | None = None) -> Any:
     """Return an array of the same size beside another, with any values."""
     if on_host(array):
         return np.empty_like(array, dtype)
-    return vectors_of(array).empty_like(array, dtype)
+    with on_card(array.shape[1]):
+        return vectors_of(array).empty_like(array, dtype)
 
 
 def beside(constant: NDArray, array: Any) -> Any:

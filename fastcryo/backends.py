@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 OLDEST_CARD = (7, 5)
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 INSTALL = "pip install 'fastcryo[cuda]'"
+NO_CARD = "no NVIDIA card is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+# What a driver answers to code of a newer CUDA than it knows.
+TOO_NEW = ("UNSUPPORTED_PTX", "INVALID_IMAGE", "NO_BINARY", "INSUFFICIENT_DRIVER", "MISMATCH")
+# Card memory that is not there, also for FFTs.
+NO_MEMORY = ("OUT_OF_MEMORY", "ALLOC_FAILED")
+# One Python thread at a time uses the card: buffers and numbers are shared.
+TURN = threading.RLock()
 
 
 def choose_backend(name: str) -> str:
@@ -85,12 +93,16 @@ def why_not_cuda() -> str | None:
         from fastcryo.kernels.cuda._jit import cuda
     except ImportError as error:
         return f"CUDA for Numba cannot be imported ({_first_line(error)}): {INSTALL}"
+    # Starts the driver; `cuda_error` only says how that went.
+    cuda.is_available()
     error = cuda.cuda_error()
+    if error is not None and "NO_DEVICE" in str(error):
+        return NO_CARD
     if error is not None:
         return f"the NVIDIA driver does not answer ({_first_line(error)}): update the driver"
     try:
         if len(cuda.gpus) == 0:
-            return "no NVIDIA card is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+            return NO_CARD
         capability = tuple(cuda.get_current_device().compute_capability)
         if capability < OLDEST_CARD:
             return (
@@ -99,28 +111,50 @@ def why_not_cuda() -> str | None:
             )
         _try_kernel()
     except Exception as error:
-        return f"CUDA does not work ({_first_line(error)}): {INSTALL}"
+        said = _first_line(error)
+        if any(word in str(error) for word in TOO_NEW):
+            return (
+                f"the NVIDIA driver is older than the CUDA that is installed ({said}): "
+                "update the driver"
+            )
+        if _is_out_of_memory(error):
+            return f"the memory of the card is in use ({said}): close other programs that use it"
+        return f"CUDA does not work ({said}): {INSTALL}"
     return None
 
 
 @contextlib.contextmanager
-def on_card(box: int) -> Iterator[None]:
-    """Say in words of our own, with the remedy, that the card's memory is too small.
+def on_card(box: int | None = None) -> Iterator[None]:
+    """Use the card, one Python thread at a time; say in words of our own that its memory is full.
+
+    Parameters
+    ----------
+    box : int, optional
+        Side of the volumes, for the message.
 
     Raises
     ------
     InputError
         In place of CUDA's exception.
     """
-    try:
-        yield
-    except Exception as error:
-        if "OUT_OF_MEMORY" not in str(error) and not isinstance(error, MemoryError):
-            raise
-        raise InputError(
-            f"backend: the memory of the card is too small for box {box}: close other programs "
-            "that use it, crop the images (--box), or use the CPU (backend 'cpu')"
-        ) from error
+    with TURN:
+        try:
+            yield
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            where = "what it was given" if box is None else f"box {box}"
+            raise InputError(
+                f"backend: the memory of the card is too small for {where}: close other programs "
+                "that use it, crop the images (--box), or use the CPU (backend 'cpu')"
+            ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether it was the card's memory; numpy says so of the host's in an exception of its own."""
+    if isinstance(error, MemoryError):
+        return not type(error).__module__.startswith("numpy")
+    return any(word in str(error) for word in NO_MEMORY)
 
 
 def _try_kernel() -> None:
@@ -161,7 +195,8 @@ def say_once(text: str) -> None:
 def say_that_the_host_transforms() -> None:
     """Say on standard error, once, what makes oversampled windows fast on a card."""
     print(
-        "fastcryo: backend cuda: FFTs run on the CPU, which is slow: pip install cupy-cuda13x",
+        "fastcryo: backend cuda: FFTs run on the CPU, which is slow: "
+        "pip install 'cupy-cuda13x[ctk]'",
         file=sys.stderr,
     )
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import scipy
 
 from fastcryo.kernels.cuda._jit import SIMULATED
@@ -15,8 +16,8 @@ from fastcryo.kernels.cuda._jit import SIMULATED
 def card_fft() -> Callable[[Any, int, bool], None] | None:
     """Return ``fft(array, axis, inverse)``, in place and without normalisation; None if none.
 
-    cupy computes it, where it is installed. The simulator's arrays lie on the host, and scipy's FFT
-    stands for cupy's. Without either, FFTs are done on the host.
+    cupy computes it, where it is installed with the libraries of CUDA. The simulator's arrays lie
+    on the host, and scipy's FFT stands for cupy's. Without either, FFTs are done on the host.
     """
     if SIMULATED:
         return _simulated
@@ -32,8 +33,14 @@ def card_fft() -> Callable[[Any, int, bool], None] | None:
             found = fft.ifft(view, axis=axis, norm="forward", overwrite_x=True)
         else:
             found = fft.fft(view, axis=axis, overwrite_x=True)
-        view[...] = found
+        if found.data.ptr != view.data.ptr:
+            view[...] = found
 
+    try:
+        transform(cupy.zeros((2, 2, 2), np.complex64), 1, True)
+    except Exception:
+        # cupy looks for cuFFT and its compiler at their first use.
+        return None
     return transform
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fastcryo.backends import on_card
 from fastcryo.kernels.cuda import vectors
 from fastcryo.kernels.cuda._jit import cuda
 
@@ -35,19 +36,21 @@ class Board:
 
     def take(self, count: int) -> tuple[Any, list[Sum]]:
         """Return places on the card for some sums, and the sums."""
-        if len(self.waiting) + count > PLACES:
-            self.read()
-        first = len(self.waiting)
-        sums = [Sum() for _ in range(count)]
-        self.waiting += sums
-        return self.places[first : first + count], sums
+        with on_card():
+            if len(self.waiting) + count > PLACES:
+                self.read()
+            first = len(self.waiting)
+            sums = [Sum() for _ in range(count)]
+            self.waiting += sums
+            return self.places[first : first + count], sums
 
     def read(self) -> None:
         """Bring every sum back that waits."""
-        found = self.places[: len(self.waiting)].copy_to_host()
-        for number, value in zip(self.waiting, found.tolist(), strict=True):
-            number.value = value
-        self.waiting = []
+        with on_card():
+            found = self.places[: len(self.waiting)].copy_to_host()
+            for number, value in zip(self.waiting, found.tolist(), strict=True):
+                number.value = value
+            self.waiting = []
 
 
 _boards: list[Board] = []

@@ -6,7 +6,6 @@ be. Without FFTs on the card (`fastcryo.card_fft`) the images are transformed be
 
 from __future__ import annotations
 
-import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ from fastcryo.kernels.cuda import prepare
 if TYPE_CHECKING:
     from fastcryo.packing import Packer
 
-# Threads that read images take turns.
-TURN = threading.Lock()
 # Rows of weights that are made and fetched at a time.
 ROWS_BYTES = 128 * 2**20
 
@@ -41,7 +38,8 @@ class CardPacker:
         if tables is None:
             groups = np.zeros(len(self.packer.shifts), np.int64)
             zeros, ones = np.zeros((1, samples)), np.ones((1, samples))
-            found = np.eye(2)[None], zeros, ones, zeros, np.full(1, np.inf)
+            # Not eye[None], whose first stride is 0: kernels would be compiled anew for it.
+            found = np.eye(2).reshape(1, 2, 2), zeros, ones, zeros, np.full(1, np.inf)
             return groups, tuple(map(place, (*found, np.full(1, AS_THEY_ARE, np.int64))))
         imaging = tables.imaging
         found = imaging.warps, tables.even, tables.cosines, tables.sines, imaging.limits
@@ -62,7 +60,7 @@ class CardPacker:
     ) -> NDArray[np.float64]:
         """Do as `Packer.pack` does, without its scale."""
         packer, card = self.packer, self.card
-        with TURN, on_card(packer.operator.grid.box):
+        with on_card(packer.operator.grid.box):
             groups, (warps, even, cosines, sines, limits, corrections) = self.optics
             shape = len(images), packer.operator.samples
             with_ctf = len(packer.ctf) > 0
@@ -108,7 +106,7 @@ class CardPacker:
         """Do as `Packer.fill_weights` does, without its scale."""
         packer, card = self.packer, self.card
         length = max(1, ROWS_BYTES // weights[:1].nbytes)
-        with TURN, on_card(packer.operator.grid.box):
+        with on_card(packer.operator.grid.box):
             groups, (warps, even, _, _, limits, _) = self.optics
             for start in range(0, len(members), length):
                 some = members[start : start + length]

@@ -61,9 +61,13 @@ class AxisTransform:
         pick = np.stack([factors, factors], axis=1)
         return cls(length, inverse, (place(table), place(spread)), (place(picked), place(pick)))
 
-    def apply(self, array: Any, axis: int, fft: Callable, empty: Callable) -> Any:
-        """Transform one axis of a 3-D array on the card; returns a new one."""
-        for table, factors in (self.spread, self.pick):
+    def apply(self, array: Any, axis: int, fft: Callable, memory: tuple[Callable, Callable]) -> Any:
+        """Transform one axis of a 3-D array on the card.
+
+        `memory` makes, from shape and dtype, the array of the transform and that of what is wanted
+        of it, which is returned and may take the place of the given one.
+        """
+        for (table, factors), empty in zip((self.spread, self.pick), memory, strict=True):
             shape = list(array.shape)
             shape[axis] = table.shape[0]
             out = empty(tuple(shape), array.dtype)
@@ -103,6 +107,7 @@ class CardTransforms:
     contract_axes: tuple[AxisTransform, ...] = field(repr=False)
     from_real: tuple[AxisTransform, ...] = field(repr=False)
     divisor: Any = field(repr=False)
+    _held: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -134,16 +139,36 @@ class CardTransforms:
         made = (tuple(found) for found in (back, expand, contract, forth))
         return cls(plan, grid, fft, empty, *made, divisor)
 
-    def _along(self, transforms: tuple[AxisTransform, ...], array: Any, order: tuple) -> Any:
-        for axis in order:
-            array = transforms[axis].apply(array, axis, self.fft, self.empty)
+    def _again(self, use: str) -> Callable:
+        """Return what makes arrays in memory that is used again: a card takes and frees it slowly.
+
+        Freeing waits for all that the card has still to do.
+        """
+
+        def empty(shape: tuple[int, ...], dtype: Any) -> Any:
+            size = math.prod(shape)
+            if use not in self._held or self._held[use].size < size:
+                self._held.pop(use, None)
+                self._held[use] = self.empty((size,), dtype)
+            return self._held[use][:size].reshape(*shape)
+
+        return empty
+
+    def _along(
+        self, transforms: tuple[AxisTransform, ...], array: Any, order: tuple, fresh: bool = False
+    ) -> Any:
+        """Transform all axes; `fresh`: to an array of its own."""
+        line, wanted = self._again("line"), self._again("wanted")
+        for number, axis in enumerate(order):
+            last = self.empty if fresh and number == len(order) - 1 else wanted
+            array = transforms[axis].apply(array, axis, self.fft, (line, last))
         return array
 
     def expand(self, volume: Any) -> Any:
         """Return the extended half volume of a half grid, both on the card."""
         real = self._along(self.to_real, volume, (0, 1, 2))
         axes.keep_real(real, self.divisor, self.plan.real_dtype.type(1))
-        return self._along(self.expand_axes, real, (0, 1, 2))
+        return self._along(self.expand_axes, real, (0, 1, 2), fresh=True)
 
     def contract(self, extended: Any, scale: float, out: Any) -> None:
         """Fill a half grid with scale times what the CPU's `contract` and transform give."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastcryo.backends import on_card
 from fastcryo.errors import InputError
 from fastcryo.kernels import formulas
 from fastcryo.kernels.cpu import ctf as kernels
@@ -114,16 +116,36 @@ class CTF:
         Parameters
         ----------
         frequency_x, frequency_y : array_like
-            Frequencies along x and y, 1/angstrom; broadcast against each other.
+            Frequencies along x and y, 1/angstrom; broadcast against each other. Or both on a
+            graphics card (`fastcryo.SliceOperator.place`), float64 and of one shape.
 
         Returns
         -------
         ndarray, shape (n, ...)
-            The functions, float64.
+            The functions, float64; they lie where the frequencies do.
+
+        Raises
+        ------
+        InputError
+            Frequencies on a card of different shapes, or not float64.
         """
+        if hasattr(frequency_x, "copy_to_host"):
+            return self._evaluate_on_card(frequency_x, frequency_y)
         fx, fy = np.broadcast_arrays(
             np.asarray(frequency_x, np.float64), np.asarray(frequency_y, np.float64)
         )
         out = np.empty((len(self), fx.size))
         kernels.evaluate(self.coefficients(), fx.ravel(), fy.ravel(), out)
         return out.reshape(len(self), *fx.shape)
+
+    def _evaluate_on_card(self, fx: Any, fy: Any) -> Any:
+        from fastcryo.kernels.cuda import ctf as card_kernels
+        from fastcryo.kernels.cuda._jit import cuda
+
+        if (fx.shape, fx.dtype, fy.dtype) != (fy.shape, np.float64, np.float64):
+            raise InputError("CTF: frequencies on a card must be float64 and of one shape")
+        with on_card():
+            out = cuda.device_array((len(self), fx.size), np.float64)
+            flat = (f.reshape(f.size) for f in (fx, fy))
+            card_kernels.evaluate(cuda.to_device(self.coefficients()), *flat, out)
+            return out.reshape(len(self), *fx.shape)

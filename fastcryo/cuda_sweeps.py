@@ -1,11 +1,9 @@
-"""Sweeps over images on a graphics card: where arrays lie, what is sent when, and exact sums."""
+"""Sweeps over images on a graphics card: where half grids lie, and exact sums."""
 
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +14,7 @@ from fastcryo.arrays import fetch, on_host
 from fastcryo.backends import on_card, say_that_the_host_transforms
 from fastcryo.card_fft import card_fft
 from fastcryo.card_numbers import CardNumber, numbers, total_of_planes
+from fastcryo.card_tables import STREAM_BYTES, CardTables
 from fastcryo.card_transforms import CardTransforms
 from fastcryo.card_volumes import CardVolume, kernels_of
 from fastcryo.grid import FourierGrid
@@ -24,10 +23,6 @@ from fastcryo.kernels.cuda._jit import THREADS, TILE, cuda, launch_shape
 from fastcryo.oversampling import Oversampling
 from fastcryo.rows import StoredRows, copies_of
 
-# One of the two pinned buffers that images pass through when they do not stay on the card: 128 MiB
-# take 5 ms on a PCIe 4 bus at 25 GB/s, a thousand times what it costs to start a copy.
-STREAM_BYTES = 128 * 2**20
-SAMPLE_BYTES = 12
 # Half grids that a run keeps on the card: volume, gradient, product, direction, probe, average and,
 # real, three of the preconditioner; and as many whole numbers of 64 bits as two of them for sums.
 VOLUMES = 12
@@ -58,24 +53,22 @@ class CudaSweeps:
     unit: Any
     exact: bool
     plan: Oversampling | None = None
-    _kept: dict[int, tuple[weakref.ref, Any]] = field(default_factory=dict, repr=False)
-    _largest: dict[int, tuple[weakref.ref, float]] = field(default_factory=dict, repr=False)
-    _buffers: dict[tuple, tuple[NDArray, Any]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         places = np.stack(self.frequencies, axis=1)
-        self.places = cuda.to_device(np.ascontiguousarray(places, np.int16))
         self.real = np.dtype(type(self.unit))
         self.complex = np.dtype(f"c{2 * self.real.itemsize}")
-        self.no_damping = cuda.to_device(np.zeros((1, 1, 1), self.real))
-        self.nothing = cuda.to_device(np.zeros(1, self.real))
-        self.no_scale = cuda.to_device(np.ones(1))
-        self.streams = cuda.stream(), cuda.stream()
-        self.target = (
-            CardVolume.of_grid(self.interpolation, self.grid, self.real)
-            if self.plan is None
-            else CardVolume.of_plan(self.plan)
-        )
+        with on_card(self.grid.box):
+            self.places = cuda.to_device(np.ascontiguousarray(places, np.int16))
+            self.no_damping = cuda.to_device(np.zeros((1, 1, 1), self.real))
+            self.nothing = cuda.to_device(np.zeros(1, self.real))
+            self.no_scale = cuda.to_device(np.ones(1))
+            self.tables = CardTables(3 * self.real.itemsize * len(self.places), self.needs())
+            self.target = (
+                CardVolume.of_grid(self.interpolation, self.grid, self.real)
+                if self.plan is None
+                else CardVolume.of_plan(self.plan)
+            )
 
     @cached_property
     def transforms(self) -> CardTransforms | None:
@@ -90,10 +83,9 @@ class CudaSweeps:
         """Return the bytes of the card that a reconstruction takes, without its images."""
         voxels = VOLUMES * math.prod(self.grid.shape)
         if self.plan is not None:
-            # Two to read, two to add to, and the two of a step of a transform.
-            voxels += 4 * math.prod(self.plan.shape) + 2 * self.plan.fine * math.prod(
-                self.plan.shape[:2]
-            )
+            # Two to read, two to add to, and the two of a step of a transform, copied for its FFT.
+            step = self.plan.fine * math.prod(self.plan.shape[:2])
+            voxels += 4 * math.prod(self.plan.shape) + 4 * step
         return 2 * self.real.itemsize * voxels + 2 * STREAM_BYTES
 
     def too_small(self) -> str | None:
@@ -124,13 +116,6 @@ class CudaSweeps:
         out = self.empty(shape, dtype)
         vectors.clear(out)
         return out
-
-    def constant(self, array: NDArray) -> Any:
-        """Return an array on the card that stays there as long as the one given, never changed."""
-        found = self._kept.get(id(array))
-        if found is None or found[0]() is not array:
-            found = self._remember(self._kept, array, self.place(array))
-        return found[1]
 
     def sweep(
         self,
@@ -231,7 +216,7 @@ class CudaSweeps:
             else:
                 self._contract(added[number], scale, out)
             if len(source) == len(target):
-                lam = self.no_damping if damping is None else self.constant(damping)
+                lam = self.no_damping if damping is None else self.tables.constant(damping)
                 volume = source[number].reshape(*self.grid.shape)
                 by_plane = vectors.finish_sum(out, volume, self.real.type(factor), lam)
                 if number == 0:
@@ -262,15 +247,15 @@ class CudaSweeps:
         kernels = kernels_of(volume.window, self.real, exact)
         source = tuple(_real_view(array) for array in source)
         found, streamed = [], False
-        for part, rows, members, stream in self._parts(tables, lines, lasting, name != "forward"):
-            streamed = streamed or stream in self.streams
+        parts = self.tables.parts(tables, lines, lasting, name != "forward")
+        for part, rows, members, stream in parts:
+            streamed = streamed or stream in self.tables.streams
             for view in views:
                 launch = kernels, name, volume, source, sums, part, rows, view[members], stream
                 found += self._launch(*launch)
-            if name == "forward":
-                slices = part[0].copy_to_host(stream=stream)
+            if name == "forward" and on_host(tables[0]):
+                part[0].copy_to_host(tables[0][members[0] : members[-1] + 1], stream=stream)
                 stream.synchronize()
-                tables[0][members] = slices
         places, total = numbers(3)
         if streamed:
             cuda.synchronize()
@@ -318,73 +303,13 @@ class CudaSweeps:
         )
         return [partials]
 
-    def _parts(self, tables, lines, lasting, filled) -> Iterator[tuple]:
-        """Yield (tables on the card, rows in them, places in the batch, stream), part by part.
-
-        One part where the tables stay on the card. Otherwise two pinned buffers take turns, each
-        with a stream of its own: one is filled and sent while the card works on the other.
-        """
-        everything = np.arange(len(lines))
-        if lasting:
-            kept = [self._stay(table) for table in tables]
-            if all(table is not None for table in kept):
-                yield tuple(kept), lines, lines, 0
-                return
-        length = max(1, STREAM_BYTES // (SAMPLE_BYTES * len(self.places)))
-        length = min(length, len(lines))
-        cuda.synchronize()
-        for number, start in enumerate(range(0, len(lines), length)):
-            chosen = lines[start : start + length]
-            stream = self.streams[number % 2]
-            stream.synchronize()
-            part = []
-            for place, table in enumerate(tables):
-                if len(table) <= 1 and lasting:
-                    part.append(self._stay(table))
-                    continue
-                pinned, there = self._buffer(
-                    (number % 2, place), (length, table.shape[1]), table.dtype
-                )
-                there = there[: len(chosen)]
-                if filled:
-                    pinned[: len(chosen)] = table[chosen]
-                    there.copy_to_device(pinned[: len(chosen)], stream)
-                part.append(there)
-            yield tuple(part), everything[: len(chosen)], chosen, stream
-
-    def _buffer(self, use: tuple, shape: tuple[int, int], dtype: np.dtype) -> tuple[NDArray, Any]:
-        """Return a pinned buffer and one on the card, the same ones for the same use."""
-        key = (*use, shape, np.dtype(dtype).str)
-        if key not in self._buffers:
-            self._buffers[key] = cuda.pinned_array(shape, dtype), cuda.device_array(shape, dtype)
-        return self._buffers[key]
-
-    def _stay(self, table: NDArray | StoredRows) -> Any:
-        """Return a table on the card, sent there when first used; None where it does not fit."""
-        found = self._kept.get(id(table))
-        if found is not None and found[0]() is table:
-            return found[1]
-        size = table.dtype.itemsize * int(np.prod(table.shape))
-        free = cuda.current_context().get_memory_info().free
-        if size > free - self.needs() and len(table) > 1:
-            return self._remember(self._kept, table, None)[1]
-        out = cuda.device_array(table.shape, table.dtype)
-        length = max(1, STREAM_BYTES // (table.dtype.itemsize * max(1, table.shape[1])))
-        for start in range(0, len(table), length):
-            rows = table[np.arange(start, min(start + length, len(table)))]
-            out[start : start + len(rows)].copy_to_device(rows)
-        return self._remember(self._kept, table, out)[1]
-
-    def _remember(self, memory: dict, array: Any, value: Any) -> tuple[weakref.ref, Any]:
-        """Keep something about an array as long as the array lives."""
-        key = id(array)
-        memory[key] = weakref.ref(array, lambda _: memory.pop(key, None)), value
-        return memory[key]
-
     def _scales(self, volume, name, source, tables, terms, lasting) -> tuple[Any, Any]:
         """Return what makes whole numbers of the terms of each target, from bounds of its sums."""
-        most = [self._largest_of(table, lasting) for table in tables]
         factor = volume.crowding * terms
+        if not on_host(tables[0]) and not lasting:
+            scales = vectors.scale_for(tables[0], factor, 0.0)
+            return scales, scales
+        most = [self.tables.largest(table, lasting) for table in tables]
         if name != "gradient":
             scales = vectors.scale_for(self.nothing, 0.0, factor * most[0])
             return scales, scales
@@ -394,20 +319,6 @@ class CudaSweeps:
             for number, array in enumerate(source)
         ]
         return found[0], found[-1]
-
-    def _largest_of(self, table: NDArray | StoredRows, lasting: bool) -> float:
-        found = self._largest.get(id(table))
-        if found is not None and found[0]() is table:
-            return found[1]
-        length = max(1, STREAM_BYTES // (table.dtype.itemsize * max(1, table.shape[1])))
-        value = 0.0
-        for start in range(0, len(table), length):
-            rows = table[np.arange(start, min(start + length, len(table)))]
-            peak = float(np.abs(rows).max(initial=0))
-            value = max(value, peak) if math.isfinite(peak) else math.inf
-        if lasting:
-            self._remember(self._largest, table, value)
-        return value
 
 
 def _real_view(array: Any) -> Any:

@@ -39,8 +39,8 @@ class SliceOperator:
     backend : {"cpu", "cuda", "cuda-deterministic", "auto"}
         Where sweeps over images run (`fastcryo.backends.choose_backend`). On a graphics card sums
         come in any order, so that the last bits of a volume vary; "cuda-deterministic" adds whole
-        numbers instead and gives the same bits every time. Methods take half grids on the host or
-        on the card (`place`), and return them where they got them.
+        numbers instead and gives the same bits every time. Methods take half grids and samples on
+        the host or on the card (`place`), and return what they make where they got them.
     dtype : {"float32", "float64"}
         Precision of volumes and samples.
     reach : float, optional
@@ -146,7 +146,7 @@ class SliceOperator:
 
     def slices(self, volume: NDArray, steps: NDArray, out: NDArray | None = None) -> NDArray:
         """Slice a half grid along fixed-point rows (n, 2, 3), see `forward`."""
-        samples = self._out(out, (len(steps), self.samples))
+        samples = self._out(out, (len(steps), self.samples), volume)
         self._sweep("forward", (self.flat(volume),), self._none, (samples,), steps)
         return samples
 
@@ -169,23 +169,22 @@ class SliceOperator:
         ndarray, half grid
         """
         steps = layout.fixed_point_steps(orthonormal_rotations(rotations))
-        samples = np.ascontiguousarray(samples, self.dtype)
+        if self.card is None or on_host(samples):
+            samples = np.ascontiguousarray(samples, self.dtype)
         if samples.shape != (len(steps), self.samples):
             raise InputError(
                 f"samples: shape {(len(steps), self.samples)} needed, got {samples.shape}"
             )
-        out = self._out(out, self.grid.shape)
-        end = (out.reshape(-1),)
-        # The origin is its own mirror: what was added twice is taken off, or it is halved before.
-        if self._fine is None:
-            self._sweep("adjoint", self._none, end, (samples,), steps)
+        if samples.dtype != self.dtype:
+            raise InputError(f"samples: {self.dtype} needed, got {samples.dtype}")
+        out = self._out(out, self.grid.shape, samples)
+        end = (out.reshape(out.size),)
+        # The origin is its own mirror: what was added twice is taken off; other kernels halve it.
+        told = self.card is None and self._fine is not None
+        tables = (samples, self.origin) if told else (samples,)
+        self._sweep("adjoint", self._none, end, tables, steps)
+        if self.card is None and self._fine is None:
             out[0, self.grid.centre, self.grid.centre] -= samples[:, self.origin].sum().real
-        elif self.card is None:
-            self._sweep("adjoint", self._none, end, (samples, self.origin), steps)
-        else:
-            samples = samples.copy()
-            samples[:, self.origin] /= 2
-            self._sweep("adjoint", self._none, end, (samples,), steps)
         return out
 
     def frequencies(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -384,7 +383,7 @@ class SliceOperator:
 
     def beside(self, constant: NDArray, volume: Any) -> Any:
         """Return an array that does not change where a volume lies; on the card it stays there."""
-        return constant if on_host(volume) else self.card.constant(constant)
+        return constant if on_host(volume) else self.card.tables.constant(constant)
 
     def flat(self, volume: Any) -> Any:
         """Return a half grid as the kernels take it: contiguous, flat, in this precision."""

@@ -96,8 +96,8 @@ class StoredRows:
         """Return all rows."""
         return np.array(self[np.arange(len(self))], dtype)
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray:
-        """Return some rows as an array of their own."""
+    def __getitem__(self, rows: NDArray[np.int64] | slice) -> NDArray:
+        """Return some rows; those that indices choose, or codes, as an array of their own."""
         if self.in_place:
             return self.stored[rows]
         rows = np.arange(len(self))[rows]

@@ -1,8 +1,9 @@
 """Which backend is taken, and what is said where CUDA cannot be used."""
 
+import re
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,9 +29,11 @@ def real(monkeypatch):
     monkeypatch.setattr(backends, "_driver_is_there", lambda: True)
     monkeypatch.setattr(backends, "_try_kernel", lambda: None)
     device = SimpleNamespace(compute_capability=(9, 0), name=b"NVIDIA H100")
-    cuda = SimpleNamespace(
-        cuda_error=lambda: None, gpus=[device], get_current_device=lambda: device
-    )
+    cuda = SimpleNamespace(said=None, gpus=[device], get_current_device=lambda: device)
+    # As Numba's: nothing is said before the driver was started.
+    started = []
+    cuda.is_available = lambda: started.append(True) or cuda.said is None
+    cuda.cuda_error = lambda: cuda.said if started else None
     from fastcryo.kernels.cuda import _jit
 
     monkeypatch.setattr(_jit, "cuda", cuda)
@@ -54,12 +57,13 @@ def test_no_driver(real, monkeypatch):
 
 
 def test_a_driver_that_does_not_answer(real):
-    real[0].cuda_error = lambda: "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)\n"
+    real[0].said = "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)\n"
     assert "does not answer (CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)): update" in refusal()
 
 
-def test_no_card(real):
-    real[0].gpus = []
+@pytest.mark.parametrize("said", [None, "Call to cuInit results in CUDA_ERROR_NO_DEVICE (100)"])
+def test_no_card(said, real):
+    real[0].gpus, real[0].said = [], said
     assert "no NVIDIA card is visible: look at nvidia-smi" in refusal()
 
 
@@ -77,15 +81,60 @@ def test_no_toolkit(real, monkeypatch):
     assert "pip install 'fastcryo[cuda]'" in refusal()
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            "[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY",
+            "the memory of the card is in use .*: close other programs that use it, or",
+        ),
+        (
+            "CUDA_ERROR_UNSUPPORTED_PTX_VERSION: the provided PTX was compiled with another",
+            "the NVIDIA driver is older than the CUDA that is installed .*: update the driver, or",
+        ),
+    ],
+    ids=["memory in use", "old driver"],
+)
+def test_a_card_that_refuses_the_first_kernel(error, words, real, monkeypatch):
+    def fail():
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(backends, "_try_kernel", fail)
+    assert re.search(words, refusal())
+
+
 def test_out_of_the_memory_of_the_card():
     with pytest.raises(InputError, match="memory of the card is too small for box 256"), on_card():
         raise RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+    with pytest.raises(InputError, match="of the card is too small"), on_card():
+        raise RuntimeError("CUFFT_ALLOC_FAILED")
     with pytest.raises(RuntimeError, match="an illegal memory access"), on_card():
         raise RuntimeError("an illegal memory access was encountered")
+    with pytest.raises(MemoryError, match="Unable to allocate"), on_card():
+        np.empty(1 << 55)
 
 
 def on_card():
     return backends.on_card(256)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_ffts_are_those_of_cupy_only_if_it_finds_its_libraries(complete, monkeypatch):
+    from fastcryo import card_fft
+
+    def fft(array, axis, overwrite_x, norm="backward"):
+        if not complete:
+            raise RuntimeError("libcufft.so.12: cannot open shared object file")
+        return array
+
+    array = SimpleNamespace(data=SimpleNamespace(ptr=1))
+    cupy = SimpleNamespace(zeros=lambda shape, dtype: array, asarray=lambda values: values)
+    module = ModuleType("cupyx.scipy")
+    module.fft = SimpleNamespace(fft=fft, ifft=fft)
+    for name, value in {"cupy": cupy, "cupyx": ModuleType("cupyx"), "cupyx.scipy": module}.items():
+        monkeypatch.setitem(sys.modules, name, value)
+    monkeypatch.setattr(card_fft, "SIMULATED", False)
+    assert (card_fft.card_fft.__wrapped__() is not None) == complete
 
 
 def test_auto_goes_on_with_the_cpu_and_says_so_once(real, capsys):

@@ -14,6 +14,11 @@ CAPABILITIES = ((7, 5), (8, 0), (9, 0))
 REGISTERS = re.compile(r"Used (\d+) registers")
 MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 SHARED = re.compile(r"(\d+) bytes smem")
+# Of a multiprocessor: registers; threads, bytes of shared memory and blocks at most. From 8.0 on a
+# block takes 1 KiB of shared memory more than it says.
+REGISTER_FILE = 65536
+RESIDENT = {(7, 5): 1024, (8, 0): 2048, (9, 0): 2048}
+SHARED_MEMORY = {(7, 5): 64 * 1024, (8, 0): 164 * 1024, (9, 0): 228 * 1024}
 
 
 def signatures(exact=False, real=numba.float32):
@@ -23,9 +28,10 @@ def signatures(exact=False, real=numba.float32):
     volume, table, weights, scales = real[::1], complex_[:, ::1], real[:, ::1], f64[::1]
     total = i64[::1] if exact else real[::1]
     common = (i64[:, :, ::1], numba.int16[:, ::1], i64, i64, i64, weights, real)
-    tables = weights, table, i64[::1]
+    lines = i64[:, ::1]
+    tables = weights, table, lines
     normal = (volume, volume, total, total, *tables, scales, scales, f64[:, ::1], *common)
-    power = (total, weights, i64[::1], scales, *common)
+    power = (total, weights, lines, scales, *common)
     found = {
         "adjoint": (table, total, scales, *common),
         "gradient": normal,
@@ -41,7 +47,10 @@ def signatures(exact=False, real=numba.float32):
 
 
 def vector_signatures(real=numba.float32):
-    """Return the types of the arguments of the kernels of whole half grids, by name."""
+    """Return the types of the arguments of the kernels of whole half grids, by name.
+
+    What follows a blank tells apart the types that one kernel is compiled for.
+    """
     f64, i8 = numba.float64, numba.int8
     complex_ = numba.complex64 if real == numba.float32 else numba.complex128
     plane, flat, numbers = complex_[:, ::1], complex_[::1], real[::1]
@@ -55,6 +64,7 @@ def vector_signatures(real=numba.float32):
         "_approach": (flat, flat, real),
         "_fill_signs": (numba.int64, numba.int64, i8[:, :, ::1]),
         "_complex_of": (i8[::1], real, flat),
+        "_complex_of real": (numbers, real, flat),
         "_real_part": (flat, numbers),
         "_take_probe": (i8[::1], numbers, numbers, numbers, real, real, real),
         "_invert": (numbers, real, numbers, numbers),
@@ -62,7 +72,11 @@ def vector_signatures(real=numba.float32):
         "_add_mirror_real": (real[:, ::1], real[:, ::1]),
         "_from_exact": (numba.int64[::1], f64[::1], numbers),
         "_clear": (flat,),
+        "_clear real": (numbers,),
+        "_clear whole": (numba.int64[::1],),
+        "_clear sums": (f64[::1],),
         "_largest": (flat, f64[::1]),
+        "_largest real": (numbers, f64[::1]),
         "_exact_scale": (f64[::1], f64, f64, f64[::1]),
         "_add_planes": (sums, f64, f64[::1]),
     }
@@ -106,7 +120,7 @@ def all_kernels(real=numba.float32, windows=None):
     Wide windows have their width for a name.
     """
     from fastcryo.card_volumes import WINDOWS, kernels_of
-    from fastcryo.kernels.cuda import axes, prepare, slicing, vectors
+    from fastcryo.kernels.cuda import axes, ctf, prepare, slicing, vectors
 
     for window in windows or WINDOWS:
         for exact in (False, True):
@@ -115,11 +129,13 @@ def all_kernels(real=numba.float32, windows=None):
                 label = f"{window} {name}{' exact' if exact else ''}"
                 yield label, getattr(kernels, name), types
     for name, types in vector_signatures(real).items():
-        yield name.lstrip("_"), getattr(vectors, name), types
+        yield name.lstrip("_"), getattr(vectors, name.split()[0]), types
     for name, types in axis_signatures(real).items():
         yield name.lstrip("_"), getattr(axes, name), types
     for name, types in preparation_signatures(real).items():
         yield name.lstrip("_"), getattr(prepare, name), types
+    table, numbers = numba.float64[:, ::1], numba.float64[::1]
+    yield "evaluate", ctf._evaluate, (table, numbers, numbers, table)
     yield "add_columns", slicing.add_columns, (numba.float64[:, ::1], numba.float64[:, ::1])
 
 
@@ -166,3 +182,21 @@ def assemble(ptxas, ptx, capability):
         "stack": int(stack),
         "spilled": int(stores) + int(loads),
     }
+
+
+def resident_threads(used, capability, threads):
+    """Return the threads of a kernel that fit on a multiprocessor beside each other.
+
+    Parameters
+    ----------
+    used : dict
+        From `assemble`.
+    capability : (int, int)
+    threads : int
+        Of a block. A warp gets registers in pieces of 256.
+    """
+    per_warp = -(-used["registers"] * 32 // 256) * 256
+    shared = used["shared"] + (1024 if capability >= (8, 0) else 0)
+    by_registers = REGISTER_FILE // (per_warp * threads // 32)
+    by_shared = SHARED_MEMORY[capability] // max(1, shared)
+    return min(min(by_registers, by_shared) * threads, RESIDENT[capability])

@@ -14,7 +14,7 @@ volume of `fastcryo.kernels.wide`, told apart by `row`, `plane` and `centre` alo
 
 Atomic sums in floating point come in any order, so that the last bits of a volume differ from run
 to run. The kernels of ``exact=True`` add whole numbers instead, of which any order gives the same
-sum: value times a power of two (see `fastcryo.kernels.cuda.exact`).
+sum: value times a power of two (see `fastcryo.kernels.cuda.vectors.exact_scale`).
 """
 
 import math
@@ -79,11 +79,13 @@ def make_kernels(window, real, exact=False):
     (samples, 2) int16, h and k of every sample; ``row``, ``plane`` and ``centre``, the distances of
     neighbours along y and z and the element of x = 0; ``coefficients`` of wide windows; and `unit`,
     2^-24 or 2^-52. Volumes are flat and real, real and imaginary parts in turn; so are the rows of
-    data. ``lines`` (m,) int64 says which rows of the tables belong to the images; weights of one
-    row serve all, data of no rows are zeros. ``scales`` (1,) are the powers of two of exact sums.
+    data. ``lines`` (m, 2) int64 says which rows of weights and of data belong to the images;
+    weights of one row serve all, data of no rows are zeros. ``scales`` (1,) are the powers of two
+    of exact sums.
 
     forward(volume, samples, ...) : samples (m, samples) complex, filled
-    adjoint(samples, target, scales, ...) : samples (m, samples) complex, added to the target
+    adjoint(samples, target, scales, ...) : samples (m, samples) complex, added to the target; half
+        of that at the origin, which is its own mirror
     gradient(volume, other, target, other_target, weights, data, lines, scales, other_scales,
         partials, ...) : adds P^H (c P V - d) to the target; partials (blocks, 3): c |s|^2,
         Re(conj(d) s), 0. The other volume is not touched
@@ -100,7 +102,7 @@ def make_kernels(window, real, exact=False):
         Targets are whole numbers (int64).
     """
     taps, offset, weigh = window.taps, window.offset, window.weigh
-    lanes, zero = 2 * taps, real(0)
+    lanes, zero, half, one = 2 * taps, real(0), real(0.5), real(1)
     # One more column than samples, so that lanes of a sample lie in banks of their own.
     weights_shape, parts_shape = (3 * taps, TILE + 1), (lanes, TILE + 1)
 
@@ -212,7 +214,9 @@ def make_kernels(window, real, exact=False):
                 settle(start, step, base, places, row, plane, centre, coefficients, unit, shared)
                 for s in range(cuda.threadIdx.x, count, THREADS):
                     value = samples[image, start + s]
-                    values[0, s], values[1, s] = value.real, signs[s] * value.imag
+                    alone = places[start + s, 0] == 0 and places[start + s, 1] == 0
+                    part = half if alone else one
+                    values[0, s], values[1, s] = part * value.real, part * signs[s] * value.imag
                 cuda.syncthreads()
                 spread_pairs(target, count, row, plane, shared, values, scales)
                 cuda.syncthreads()
@@ -246,8 +250,8 @@ def make_kernels(window, real, exact=False):
             shared = weights, cells, signs
             square, mixed, other_square = 0.0, 0.0, 0.0
             for image in range(cuda.blockIdx.y, steps.shape[0], cuda.gridDim.y):
-                step, base, line = steps[image, 0], steps[image, 1], lines[image]
-                weight_line = 0 if powers.shape[0] == 1 else line
+                step, base, line = steps[image, 0], steps[image, 1], lines[image, 1]
+                weight_line = 0 if powers.shape[0] == 1 else lines[image, 0]
                 for start in range(cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE):
                     count = min(TILE, places.shape[0] - start)
                     settle(
@@ -308,7 +312,7 @@ def make_kernels(window, real, exact=False):
             shared = weights, cells, signs
             for image in range(cuda.blockIdx.y, steps.shape[0], cuda.gridDim.y):
                 step, base = steps[image, 0], steps[image, 1]
-                line = 0 if powers.shape[0] == 1 else lines[image]
+                line = 0 if powers.shape[0] == 1 else lines[image, 0]
                 for start in range(cuda.blockIdx.x * TILE, places.shape[0], cuda.gridDim.x * TILE):
                     count = min(TILE, places.shape[0] - start)
                     settle(

@@ -18,20 +18,44 @@ SHARES = 1 if SIMULATED else 8
 EXACT_BITS = 62
 
 
-@register
-def sum_of_block(value):
-    """Return the sum of one float64 number of every thread of a block, to all of them."""
-    shared = cuda.shared.array(THREADS, np.float64)
-    t = cuda.threadIdx.x
-    shared[t] = value
-    cuda.syncthreads()
-    half = THREADS // 2
-    while half > 0:
-        if t < half:
-            shared[t] += shared[t + half]
+def make_reduction(combine):
+    """Return a function of one float64 number of every thread of a block, once in a kernel.
+
+    It returns to all threads what `combine`, of two numbers, makes of all of them, two by two and
+    always in the same order.
+    """
+
+    @register
+    def reduce(value):
+        shared = cuda.shared.array(THREADS, np.float64)
+        t = cuda.threadIdx.x
+        shared[t] = value
         cuda.syncthreads()
-        half //= 2
-    return shared[0]
+        half = THREADS // 2
+        while half > 0:
+            if t < half:
+                shared[t] = combine(shared[t], shared[t + half])
+            cuda.syncthreads()
+            half //= 2
+        return shared[0]
+
+    return reduce
+
+
+@register
+def added(left, right):
+    """Add two numbers."""
+    return left + right
+
+
+@register
+def larger(left, right):
+    """Take the larger of two numbers."""
+    return max(left, right)
+
+
+sum_of_block = make_reduction(added)
+largest_of_block = make_reduction(larger)
 
 
 @register
@@ -164,22 +188,6 @@ def _from_exact(whole, scales, out):
 def _clear(out):
     for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
         out[i] = 0
-
-
-@register
-def largest_of_block(value):
-    """Return the largest float64 number of a block's threads, to all of them."""
-    shared = cuda.shared.array(THREADS, np.float64)
-    t = cuda.threadIdx.x
-    shared[t] = value
-    cuda.syncthreads()
-    half = THREADS // 2
-    while half > 0:
-        if t < half:
-            shared[t] = max(shared[t], shared[t + half])
-        cuda.syncthreads()
-        half //= 2
-    return shared[0]
 
 
 @kernel
@@ -348,7 +356,7 @@ def scale_for(values, factor, summand):
     blocks = launch_shape(values.size, 1)[0]
     partials, scales = cuda.device_array(blocks, np.float64), cuda.device_array(1, np.float64)
     _largest[blocks, THREADS](values.reshape(values.size), partials)
-    _exact_scale[1, THREADS](partials, factor, summand, scales)
+    _exact_scale[1, THREADS](partials, float(factor), float(summand), scales)
     return scales
 
 
