@@ -7,10 +7,6 @@ added to the volume once. What is done to a run of neighbouring samples, a few l
 is all that differs. A thread takes the next tile when it is done with one. Every tile is one
 thread's alone and sums in a fixed order, as do the rows that neighbouring tiles share, so results
 do not depend on the number of threads.
-
-The samples of an image lie far from those of the next, so a run's data would be waited for at its
-first sample. The runs of a few images are therefore listed before they are processed, and the data
-of a run are asked for while earlier runs are at work.
 """
 
 from types import SimpleNamespace
@@ -19,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from fastcryo.kernels._jit import parallel, register
-from fastcryo.kernels.cpu.segments import find_segments
+from fastcryo.kernels.cpu.runs import LISTED, far_from, make_process_images
 from fastcryo.kernels.cpu.tiles import (
     add_halos,
     clear_tile,
@@ -32,84 +28,21 @@ from fastcryo.kernels.cpu.tiles import (
     zeros_like_all,
 )
 from fastcryo.kernels.cpu.windows import SPARE
-from fastcryo.kernels.layout import FRACTION_BITS, buffer_strides
-
-# Images whose runs are listed at a time, and how many runs ahead data are asked for.
-LISTED = 8
-AHEAD = 2
-# Samples of a run that lie between one that is added and the next.
-STRIDE = 4
+from fastcryo.kernels.layout import buffer_strides
 
 register(buffer_strides)
-
-
-@register
-def segment_start(step, base, k, h, sign, offset):
-    """Return position and increment along one axis of the first sample of a run."""
-    return sign * (h * step + k * base) + offset, sign * step
-
-
-@register
-def far_from(i, count):
-    """Return the sample of a run to add after sample i: 0, 4, 8, ..., then 1, 5, 9, ..., and so on.
-
-    Samples four apart lie in cells that share no voxel. Neighbours do, and reading a voxel that has
-    just been written with another offset waits until the write has left the processor's queue.
-    """
-    after = i + STRIDE
-    return after if after < count else i % STRIDE + 1
 
 
 def make_sweep(process, ask, offset, tap_rows=0, reads=True, adds=True):
     """Make the kernel that hands every run of samples to `process`.
 
-    ``process(buffers, tables, run, path, frame, taps)`` treats a run of neighbouring samples and
-    returns three float64 numbers, which are summed by tile:
-
-    buffers : what is read and what is added to, of a tile
-    tables : arrays of samples, weights or data by image
-    run : place of the image in the batch, image, first sample, number of samples, sign
-    path : position (x, y, z) of the first sample from the origin of the tile, step to the next
-    frame : strides of the buffers along y and z, origin of the tile, unit
-    taps : places (samples,) and weights (tap_rows, samples), to write the taps of the run into
-
-    ``ask(tables, batch, image, first, count)`` is called some runs before.
+    `process` and `ask` are those of `fastcryo.kernels.cpu.runs.make_process_images`, whose sums are
+    taken by tile; frame is (stride along y, along z, origin of the tile, unit), taps are places
+    (samples,) and weights (tap_rows, samples), to write the taps of a run into.
     `reads` and `adds` tell whether `process` uses the source and the target: what they need is not
     compiled otherwise.
     """
-
-    @register
-    def process_images(buffers, tables, batch, few, rows, tile, frame, taps, segments):
-        """Process the samples of a few images of a batch in a tile; returns three sums.
-
-        Nothing here counts references to arrays, as the loops of `sweep` do: with two threads a
-        gradient takes 0.9 of the time.
-        """
-        (images, steps), (_, _, origin, _) = batch, frame
-        radius = (rows.shape[0] - 1) // 2
-        sum0, sum1, sum2 = 0.0, 0.0, 0.0
-        count = 0
-        for j in range(few[0], few[1]):
-            count += find_segments(steps[images[j]], tile, offset, rows, j, segments[count:])
-        for s in range(count):
-            if s + AHEAD < count:
-                k, start, stop, sign, j = segments[s + AHEAD]
-                first = rows[k + radius, 0] + start
-                ask(tables, j, images[j], first, stop - start)
-            k, start, stop, sign, j = segments[s]
-            a, b = steps[images[j], 0], steps[images[j], 1]
-            shift = offset - (origin[0] << FRACTION_BITS)
-            qx, dx = segment_start(a[0], b[0], k, start, sign, shift)
-            shift = offset - (origin[1] << FRACTION_BITS)
-            qy, dy = segment_start(a[1], b[1], k, start, sign, shift)
-            shift = offset - (origin[2] << FRACTION_BITS)
-            qz, dz = segment_start(a[2], b[2], k, start, sign, shift)
-            first = rows[k + radius, 0] + start
-            run = (j, images[j], first, stop - start, sign)
-            path = ((qx, qy, qz), (dx, dy, dz))
-            part = process(buffers, tables, run, path, frame, taps)
-            sum0, sum1, sum2 = sum0 + part[0], sum1 + part[1], sum2 + part[2]
-        return sum0, sum1, sum2
+    process_images = make_process_images(process, ask)
 
     @parallel
     def sweep(
@@ -211,6 +144,7 @@ def make_sweep(process, ask, offset, tap_rows=0, reads=True, adds=True):
                         few,
                         rows,
                         tiles[t],
+                        (offset, origin),
                         frame,
                         taps,
                         segments,

@@ -14,11 +14,16 @@ import numpy as np
 from numba import prange
 
 from fastcryo.kernels._jit import parallel, register
-from fastcryo.kernels.cpu.channels import add_one, read_one
-from fastcryo.kernels.cpu.segments import find_segments
-from fastcryo.kernels.cpu.slicing import AHEAD, LISTED, far_from, segment_start
+from fastcryo.kernels.cpu.runs import LISTED, far_from, make_process_images
 from fastcryo.kernels.cpu.tiles import take
 from fastcryo.kernels.cpu.wide_rows import gather, scatter
+from fastcryo.kernels.cpu.wide_tiles import (
+    add_wide_halos,
+    clear_wide,
+    load_wide,
+    set_aside,
+    store_wide,
+)
 from fastcryo.kernels.cpu.windows import TRILINEAR, fraction
 from fastcryo.kernels.layout import FRACTION_BITS
 from fastcryo.kernels.wide import halo_slots, wide_strides
@@ -28,181 +33,14 @@ register(halo_slots)
 touch = TRILINEAR.touch
 
 
-@register
-def row_span(widths, z, y, bound):
-    """Return first and last + 1 element along x of the row (z, y) of E; none: empty."""
-    half = widths[z, y]
-    columns = widths.shape[1]
-    # 2 B + W columns, the first of frequency -B - low.
-    centre = bound + (columns - 2 * bound - 1) // 2
-    return max(centre - half, 0), min(centre + half + 1, columns)
-
-
-@register
-def clear_cells(array, begin, stop):
-    """Fill cells of a flat array with zeros."""
-    to = np.uint64(begin)
-    for x in range(np.uint64(stop - begin)):
-        array[to + x] = 0
-
-
-@register
-def halo_slot(z, y, thickness, height, halo):
-    """Return where the row (z, y) of a buffer lies in the halo of its tile."""
-    if z < thickness:
-        return z * halo + y - height
-    return thickness * halo + (z - thickness) * (height + halo) + y
-
-
-@register
-def set_aside(source, tile, bound, widths, halo, halos, kept):
-    """Copy the halo of a tile to `halos`, from the row `kept` on, before it is overwritten."""
-    y0, columns = tile[2] + bound, widths.shape[1]
-    thickness, height = tile[1] - tile[0], tile[3] - tile[2]
-    for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
-        begin = y0 if z >= tile[1] else y0 + height
-        for y in range(begin, min(y0 + height + halo, widths.shape[1])):
-            if widths[z, y] >= 0:
-                slot = kept + halo_slot(z - tile[0], y - y0, thickness, height, halo)
-                first, stop = row_span(widths, z, y, bound)
-                there = (z * columns + y) * columns + first
-                read_one((source,), (slot * columns + first, there, stop - first), halos)
-
-
-@register
-def load_wide(source, tile, bound, widths, halo, row, plane, halos, kept, buffer):
-    """Copy a tile of E and `halo` cells more along y and z into the buffer.
-
-    Where the halo was set aside it comes from there; `kept` < 0: it was not.
-    """
-    y0, columns = tile[2] + bound, widths.shape[1]
-    thickness, height = tile[1] - tile[0], tile[3] - tile[2]
-    for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
-        for y in range(y0, min(y0 + height + halo, widths.shape[1])):
-            if widths[z, y] < 0:
-                continue
-            first, stop = row_span(widths, z, y, bound)
-            i, j = z - tile[0], y - y0
-            here, count = i * plane + j * row + first, stop - first
-            if kept >= 0 and (i >= thickness or j >= height):
-                slot = kept + halo_slot(i, j, thickness, height, halo)
-                read_one((halos,), (here, slot * columns + first, count), buffer)
-            else:
-                there = (z * columns + y) * columns + first
-                read_one((source,), (here, there, count), buffer)
-
-
-@register
-def clear_wide(tile, bound, widths, halo, row, plane, buffer):
-    """Fill the part of a buffer that a tile uses with zeros."""
-    y0 = tile[2] + bound
-    for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
-        for y in range(y0, min(tile[3] + bound + halo, widths.shape[1])):
-            if widths[z, y] >= 0:
-                first, stop = row_span(widths, z, y, bound)
-                here = (z - tile[0]) * plane + (y - y0) * row
-                clear_cells(buffer, here + first, here + stop)
-
-
-@register
-def store_wide(buffer, tile, bound, widths, halo, row, plane, target, halos, kept, fresh):
-    """Hand over what a thread summed in a tile's own cells; keep the rest as its halo.
-
-    `fresh`: overwrite the cells, with zeros where no window reaches, else add to them.
-    """
-    y0, columns = tile[2] + bound, widths.shape[1]
-    thickness, height = tile[1] - tile[0], tile[3] - tile[2]
-    one = type(buffer[0].real)(1)
-    for z in range(tile[0], min(tile[1] + halo, widths.shape[0])):
-        for y in range(y0, min(y0 + height + halo, widths.shape[1])):
-            first, stop = 0, 0
-            if widths[z, y] >= 0:
-                first, stop = row_span(widths, z, y, bound)
-            i, j = z - tile[0], y - y0
-            here, there = i * plane + j * row + first, (z * columns + y) * columns
-            if i >= thickness or j >= height:
-                slot = kept + halo_slot(i, j, thickness, height, halo)
-                span = (slot * columns + first, here, stop - first)
-                read_one((buffer,), span, halos)
-            elif fresh:
-                clear_cells(target, there, there + first)
-                clear_cells(target, there + stop, there + columns)
-                read_one((buffer,), (there + first, here, stop - first), target)
-            else:
-                add_one(buffer, (target,), (here, there + first, stop - first), one)
-
-
-@register
-def add_wide_halos(halos, slots, tiles, neighbours, t, bound, widths, halo, target):
-    """Add to the tile t what its neighbours summed in its cells, in a fixed order."""
-    columns = widths.shape[1]
-    one = type(target[0].real)(1)
-    for n in range(3):
-        other = neighbours[t, n]
-        if other < 0:
-            continue
-        z_stop = tiles[t, 1] if n == 1 else min(tiles[t, 0] + halo, tiles[t, 1])
-        y_stop = tiles[t, 3] if n == 0 else min(tiles[t, 2] + halo, tiles[t, 3])
-        thickness = tiles[other, 1] - tiles[other, 0]
-        height = tiles[other, 3] - tiles[other, 2]
-        for z in range(tiles[t, 0], z_stop):
-            for y in range(tiles[t, 2], y_stop):
-                if widths[z, y + bound] < 0:
-                    continue
-                slot = halo_slot(z - tiles[other, 0], y - tiles[other, 2], thickness, height, halo)
-                slot += other * slots
-                first, stop = row_span(widths, z, y + bound, bound)
-                there = (z * columns + y + bound) * columns + first
-                add_one(halos, (target,), (slot * columns + first, there, stop - first), one)
-
-
 def make_wide_sweep(process, ask):
     """Make the kernel that hands every run of samples to `process`.
 
-    ``process(buffers, tables, run, path, frame, taps)`` treats a run of neighbouring samples and
-    returns two float64 numbers, which are summed by tile:
-
-    buffers : what is read and what is added to, of a tile
-    tables : arrays of samples, weights or data by image
-    run : place of the image in the batch, image, first sample, number of samples, sign
-    path : position (x, y, z) of the first sample from the corner of the tile, step to the next
-    frame : strides of the buffers along y and z, polynomials of the window, unit
-    taps : tuple of W numbers
-
-    ``ask(tables, batch, image, first, count)`` is called some runs before.
+    `process` and `ask` are those of `fastcryo.kernels.cpu.runs.make_process_images`, whose first
+    two sums are taken by tile; frame is (stride along y, along z, polynomials of the window, unit),
+    taps is a tuple of W numbers.
     """
-
-    @register
-    def process_images(buffers, tables, batch, few, rows, tile, origin, frame, taps, segments):
-        """Process the samples of a few images of a batch in a tile; returns two sums.
-
-        Nothing here counts references to arrays, as the loops of `sweep` do.
-        """
-        (images, steps), (offset, corner) = batch, origin
-        radius = (rows.shape[0] - 1) // 2
-        sum0, sum1 = 0.0, 0.0
-        count = 0
-        for j in range(few[0], few[1]):
-            count += find_segments(steps[images[j]], tile, offset, rows, j, segments[count:])
-        for s in range(count):
-            if s + AHEAD < count:
-                k, start, stop, sign, j = segments[s + AHEAD]
-                first = rows[k + radius, 0] + start
-                ask(tables, j, images[j], first, stop - start)
-            k, start, stop, sign, j = segments[s]
-            a, b = steps[images[j], 0], steps[images[j], 1]
-            shift = offset - (corner[0] << FRACTION_BITS)
-            qx, dx = segment_start(a[0], b[0], k, start, sign, shift)
-            shift = offset - (corner[1] << FRACTION_BITS)
-            qy, dy = segment_start(a[1], b[1], k, start, sign, shift)
-            shift = offset - (corner[2] << FRACTION_BITS)
-            qz, dz = segment_start(a[2], b[2], k, start, sign, shift)
-            first = rows[k + radius, 0] + start
-            run = (j, images[j], first, stop - start, sign)
-            path = ((qx, qy, qz), (dx, dy, dz))
-            part = process(buffers, tables, run, path, frame, taps)
-            sum0, sum1 = sum0 + part[0], sum1 + part[1]
-        return sum0, sum1
+    process_images = make_process_images(process, ask)
 
     @parallel
     def sweep(
@@ -342,7 +180,7 @@ def read_run(buffers, tables, run, path, frame, taps):
         place, ux, uy, uz = place_of(path, i, frame)
         re, im = gather(volume, place, row, plane, kernel, ux, uy, uz, taps)
         samples[batch, first + i] = complex(re, conjugate * im)
-    return 0.0, 0.0
+    return 0.0, 0.0, 0.0
 
 
 @register
@@ -359,7 +197,7 @@ def add_run(buffers, tables, run, path, frame, taps):
         pair = (part * value.real, part * conjugate * value.imag)
         scatter(total, place, row, plane, kernel, ux, uy, uz, taps, pair)
         i = far_from(i, count)
-    return 0.0, 0.0
+    return 0.0, 0.0, 0.0
 
 
 @register
@@ -385,7 +223,7 @@ def gradient_run(buffers, tables, run, path, frame, taps):
             added_re, added_im = added_re - y_re, added_im - y_im
         scatter(total, place, row, plane, kernel, ux, uy, uz, taps, (added_re, added_im))
         i = far_from(i, count)
-    return square, mixed
+    return square, mixed, 0.0
 
 
 @register
@@ -404,7 +242,7 @@ def energy_run(buffers, tables, run, path, frame, taps):
         if with_data:
             y = data[image, first + i]
             mixed += np.float64(y.real * re + conjugate * y.imag * im)
-    return square, mixed
+    return square, mixed, 0.0
 
 
 @register
@@ -419,7 +257,7 @@ def power_run(buffers, tables, run, path, frame, taps):
         c = powers[line, first + i]
         scatter(total, place, row, plane, kernel, ux, uy, uz, taps, (c,))
         i = far_from(i, count)
-    return 0.0, 0.0
+    return 0.0, 0.0, 0.0
 
 
 @register
