@@ -92,14 +92,14 @@ def why_not_cuda() -> str | None:
     try:
         from fastcryo.kernels.cuda._jit import cuda
     except ImportError as error:
-        return f"CUDA for Numba cannot be imported ({_first_line(error)}): {INSTALL}"
+        return f"CUDA for Numba cannot be imported ({first_line(error)}): {INSTALL}"
     # Starts the driver; `cuda_error` only says how that went.
     cuda.is_available()
     error = cuda.cuda_error()
     if error is not None and "NO_DEVICE" in str(error):
         return NO_CARD
     if error is not None:
-        return f"the NVIDIA driver does not answer ({_first_line(error)}): update the driver"
+        return f"the NVIDIA driver does not answer ({first_line(error)}): update the driver"
     try:
         if len(cuda.gpus) == 0:
             return NO_CARD
@@ -111,7 +111,7 @@ def why_not_cuda() -> str | None:
             )
         _try_kernel()
     except Exception as error:
-        said = _first_line(error)
+        said = first_line(error)
         if any(word in str(error) for word in TOO_NEW):
             return (
                 f"the NVIDIA driver is older than the CUDA that is installed ({said}): "
@@ -201,7 +201,7 @@ def say_that_the_host_transforms() -> None:
     )
 
 
-def _first_line(error: Any) -> str:
+def first_line(error: Any) -> str:
     """Return the first line of an error's message that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]).rstrip(".:") if lines else type(error).__name__

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy
 
+from fastcryo.backends import first_line
 from fastcryo.kernels.cuda._jit import SIMULATED
 
 
@@ -17,7 +19,8 @@ def card_fft() -> Callable[[Any, int, bool], None] | None:
     """Return ``fft(array, axis, inverse)``, in place and without normalisation; None if none.
 
     cupy computes it, where it is installed with the libraries of CUDA. The simulator's arrays lie
-    on the host, and scipy's FFT stands for cupy's. Without either, FFTs are done on the host.
+    on the host, and scipy's FFT stands for cupy's. Without either, FFTs are done on the host; why
+    cupy has none is said once, on standard error.
     """
     if SIMULATED:
         return _simulated
@@ -38,8 +41,10 @@ def card_fft() -> Callable[[Any, int, bool], None] | None:
 
     try:
         transform(cupy.zeros((2, 2, 2), np.complex64), 1, True)
-    except Exception:
-        # cupy looks for cuFFT and its compiler at their first use.
+    except (ImportError, OSError, RuntimeError) as error:
+        # cupy looks for cuFFT and its compiler at their first use. Memory that is full is no such
+        # failure: it is not caught.
+        print(f"fastcryo: backend cuda: cupy has no FFT ({first_line(error)})", file=sys.stderr)
         return None
     return transform
 

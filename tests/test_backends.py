@@ -119,12 +119,25 @@ def on_card():
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_ffts_are_those_of_cupy_only_if_it_finds_its_libraries(complete, monkeypatch):
+def test_ffts_are_those_of_cupy_only_if_it_finds_its_libraries(complete, monkeypatch, capsys):
+    error = None if complete else RuntimeError("libcufft.so.12: cannot open shared object file")
+    assert (fft_of_a_cupy_that_raises(error, monkeypatch) is not None) == complete
+    assert ("cupy has no FFT (libcufft.so.12: cannot" in capsys.readouterr().err) != complete
+
+
+@pytest.mark.parametrize("error", [MemoryError("out of memory"), TypeError("overwrite_x")])
+def test_other_failures_of_cupy_are_no_reason_to_transform_on_the_host(error, monkeypatch):
+    with pytest.raises(type(error), match=str(error)):
+        fft_of_a_cupy_that_raises(error, monkeypatch)
+
+
+def fft_of_a_cupy_that_raises(error, monkeypatch):
+    """Return what `card_fft` finds beside a cupy whose transforms raise an error, or do nothing."""
     from fastcryo import card_fft
 
     def fft(array, axis, overwrite_x, norm="backward"):
-        if not complete:
-            raise RuntimeError("libcufft.so.12: cannot open shared object file")
+        if error is not None:
+            raise error
         return array
 
     array = SimpleNamespace(data=SimpleNamespace(ptr=1))
@@ -134,7 +147,7 @@ def test_ffts_are_those_of_cupy_only_if_it_finds_its_libraries(complete, monkeyp
     for name, value in {"cupy": cupy, "cupyx": ModuleType("cupyx"), "cupyx.scipy": module}.items():
         monkeypatch.setitem(sys.modules, name, value)
     monkeypatch.setattr(card_fft, "SIMULATED", False)
-    assert (card_fft.card_fft.__wrapped__() is not None) == complete
+    return card_fft.card_fft.__wrapped__()
 
 
 def test_auto_goes_on_with_the_cpu_and_says_so_once(real, capsys):
