@@ -157,11 +157,12 @@ class Oversampling:
     @cached_property
     def room(self) -> NDArray:
         """Memory of `planes` and, while images are processed, of the halos of tiles."""
-        return np.zeros(max(self._plane_numbers(), 2 * self._halo_cells()), self.real_dtype)
+        return np.zeros(max(self._plane_numbers(), 2 * self._halo_cells), self.real_dtype)
 
     def _plane_numbers(self) -> int:
         return (self.fine // 2 + 1) * plane_size(self.side, self.real_dtype)
 
+    @cached_property
     def _halo_cells(self) -> int:
         slots = wide.halo_slots(self.tiles, self.width - 1)[2]
         return len(self.tiles) * slots * self.shape[2]
@@ -187,7 +188,7 @@ class Oversampling:
 
         A real box is the weights of a mask, or the map on its way where `passes` is None.
         """
-        room = max(self._plane_numbers(), 2 * self._halo_cells()) + self.side**3
+        room = max(self._plane_numbers(), 2 * self._halo_cells) + self.side**3
         return int(np.prod(self.shape)) * np.dtype(dtype).itemsize + room * self.real_dtype.itemsize
 
     def chunks(self) -> list[tuple[int, int, int]]:
@@ -360,7 +361,7 @@ class Oversampling:
         none = np.empty(0, self.dtype if target is None else target.dtype)
         halos = none
         if target is not None:
-            halos = self.room.view(target.dtype)[: self._halo_cells()]
+            halos = self.room.view(target.dtype)[: self._halo_cells]
         total, fresh = np.zeros(2), True
         for tables, members, views in parts:
             sums = np.zeros((len(self.tiles), 2))
