@@ -16,6 +16,7 @@ from numba import prange
 
 from fastcryo.kernels._jit import parallel, register
 from fastcryo.kernels.cpu.runs import LISTED, far_from, make_process_images
+from fastcryo.kernels.cpu.tickets import take
 from fastcryo.kernels.cpu.tiles import (
     add_halos,
     clear_tile,
@@ -24,7 +25,6 @@ from fastcryo.kernels.cpu.tiles import (
     make_buffer,
     store_ground,
     store_tile,
-    take,
     zeros_like_all,
 )
 from fastcryo.kernels.cpu.windows import SPARE
@@ -170,15 +170,19 @@ def make_sweep(process, ask, offset, tap_rows=0, reads=True, adds=True):
                 sums[unit_of_work, 2] = sum2
                 unit_of_work = take(counter)
         if adds:
-            for number in prange(tiles.shape[0] + (box // 2 if fresh else 0)):
-                # Of one type in both passes of the compiler: it would compile `add_halos` twice.
-                u = np.int64(number)
-                if u < tiles.shape[0]:
-                    add_halos(halos, tiles, neighbours, u, widths, box, target, grounds, scale)
-                else:
-                    z = u - tiles.shape[0] + 1
-                    norm = fill_outside(z, widths, box, target, source, damping)
-                    sums[units + z, 3] = norm
+            planes = box // 2 if fresh else 0
+            counter[0] = 0
+            for _ in prange(threads):
+                u = take(counter)
+                while u < planes + tiles.shape[0]:
+                    if u < planes:
+                        z = planes - u
+                        norm = fill_outside(z, widths, box, target, source, damping)
+                        sums[units + z, 3] = norm
+                    else:
+                        t = u - planes
+                        add_halos(halos, tiles, neighbours, t, widths, box, target, grounds, scale)
+                    u = take(counter)
             norm = store_ground(grounds, box, target, scale, fresh, source, damping)
             sums[units, 3] = norm
 

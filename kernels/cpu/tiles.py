@@ -11,9 +11,7 @@ kz = 0, which still lack their mirrors, go to planes of their own.
 """
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
 from fastcryo.kernels._jit import register, register_allocating
 from fastcryo.kernels.cpu.channels import add_row, fill_row, read_row, times, write_row
@@ -222,27 +220,3 @@ def add_ground(ground, box, volume, scale):
             mirrored = ground[mirrored_y * box + mirrored_x]
             value = ground[y * box + x] + np.conj(mirrored)
             volume[y * box + x] += times(scale, value)
-
-
-def take(counter):
-    """Return a number that no other thread gets, counting from 0."""
-    counter[0] += 1
-    return counter[0] - 1
-
-
-@intrinsic
-def _take_atomically(typingctx, counter):
-    """Do as `take` in compiled code."""
-
-    def generate(context, builder, sig, args):
-        data = context.make_array(sig.args[0])(context, builder, value=args[0]).data
-        return builder.atomic_rmw("add", data, ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.int64(counter), generate
-
-
-@overload(take)
-def _choose_take(counter):
-    """Check the type: the intrinsic sees a pointer."""
-    if counter == types.Array(types.int64, 1, "C"):
-        return lambda counter: _take_atomically(counter)

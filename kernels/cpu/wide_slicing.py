@@ -15,7 +15,7 @@ from numba import prange
 
 from fastcryo.kernels._jit import parallel, register
 from fastcryo.kernels.cpu.runs import LISTED, far_from, make_process_images
-from fastcryo.kernels.cpu.tiles import take
+from fastcryo.kernels.cpu.tickets import take
 from fastcryo.kernels.cpu.wide_rows import gather, scatter
 from fastcryo.kernels.cpu.wide_tiles import (
     add_wide_halos,
@@ -103,9 +103,13 @@ def make_wide_sweep(process, ask):
         sum_size = size if target.size > 0 else 0
         shared = tiles.shape[0] if target.size > 0 else 0
         aside = read_size > 0 and sum_size > 0
-        for t in prange(shared if aside else 0):
-            set_aside(source, tiles[t], bound, widths, halo, halos, t * slots)
         counter = np.zeros(1, np.int64)
+        for _ in prange(threads if aside else 0):
+            t = take(counter)
+            while t < shared:
+                set_aside(source, tiles[t], bound, widths, halo, halos, t * slots)
+                t = take(counter)
+        counter[0] = 0
         for _ in prange(threads):
             segments = np.empty((LISTED * (4 * radius + 2), 5), np.int64)
             # Unused lanes read cells that nothing wrote, with weight 0: they must be finite.
@@ -154,8 +158,12 @@ def make_wide_sweep(process, ask):
                         fresh,
                     )
                 t = take(counter)
-        for t in prange(shared):
-            add_wide_halos(halos, slots, tiles, neighbours, t, bound, widths, halo, target)
+        counter[0] = 0
+        for _ in prange(threads if shared > 0 else 0):
+            t = take(counter)
+            while t < shared:
+                add_wide_halos(halos, slots, tiles, neighbours, t, bound, widths, halo, target)
+                t = take(counter)
 
     return sweep
 

@@ -32,7 +32,7 @@ from fastcryo.kernels.cpu.bundles import (
     write_row,
 )
 from fastcryo.kernels.cpu.fft import VECTOR_BYTES, transform
-from fastcryo.kernels.cpu.tiles import take
+from fastcryo.kernels.cpu.tickets import take
 
 
 @register
