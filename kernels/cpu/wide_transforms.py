@@ -69,7 +69,7 @@ def write_lines(work, rows, array, place, step, count):
     bundle = VECTOR_BYTES // work.itemsize
     for number in range(bundles(count, bundle // 2)):
         c = start_of(number, count, bundle // 2)
-        write_block(work, rows, c, array, place + 2 * c, step)
+        write_block(work, rows, c, array, place + 2 * c, step, ())
 
 
 @parallel
