@@ -50,7 +50,7 @@ class Source:
         All images, in the order in which to read them.
     read : callable
         From indices of images to their pixels, (m, M, M), in the precision of the problem, finite
-        or not; called by several threads.
+        or not; called by several threads, and what it returns is a thread's until its next call.
     refuse : callable
         Raises an InputError that names those of some images that are not finite.
     progress : callable or None
