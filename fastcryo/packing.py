@@ -18,6 +18,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from fastcryo.arrays import kernel_array
 from fastcryo.errors import InputError
 from fastcryo.kernels.cpu import aberrations, fft, image_transforms, prepare
 from fastcryo.operators import SliceOperator
@@ -283,6 +284,7 @@ def half_transforms(images: NDArray, radius: int) -> NDArray:
     lengths = _lengths_of(side, real)
     if lengths is None or side < 2 * lanes or kept < lanes:
         return _other_half_transforms(images, kept)
+    images = kernel_array(images)
     work = scratch("bundle", (2 * lanes * side,), real)
     plane = scratch("plane", (2 * kept * side,), real)
     out = scratch("half transforms", (2 * (count * side + 1) * kept,), real)

@@ -18,6 +18,7 @@ from fastcryo.kernels.cpu import codes
 from fastcryo.packing import half_transforms, pieces
 from fastcryo.particles import OpticsGroup, Particles
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.rotations import rotation_matrices
 from fastcryo.threads import in_threads
 
 from . import naive
@@ -124,6 +125,21 @@ def test_half_transforms_do_not_depend_on_the_images_beside():
     for image, expected in zip(images, together, strict=True):
         alone = half_transforms(image[None], 17)
         np.testing.assert_array_equal(alone[0, kept], expected[kept])
+
+
+@pytest.mark.parametrize("kind", ["read-only", "Fortran", "strided", "big-endian"])
+def test_images_of_an_array_are_prepared_whatever_its_layout(kind):
+    images = np.random.default_rng(0).standard_normal((3, 36, 36), dtype=np.float32)
+    given = {
+        "read-only": images.copy(),
+        "Fortran": np.asfortranarray(images),
+        "strided": np.repeat(images, 2, axis=2)[:, :, ::2],
+        "big-endian": images.astype(">f4"),
+    }[kind]
+    given.flags.writeable = kind != "read-only"
+    views = rotation_matrices(*np.random.default_rng(1).uniform(0, 180, (3, 3)))
+    wanted, found = (KnownPoseProblem.from_arrays(a, views, 1.0) for a in (images, given))
+    np.testing.assert_array_equal(found.data, wanted.data)
 
 
 def test_most_columns_are_cut_off_where_the_disc_is_small():
