@@ -13,7 +13,7 @@ from fastcryo.phantom import phantom_from_pdb
 
 from . import validation
 from .test_mrc import ZOO_MAPS, ZOO_STACKS
-from .test_star import ZOO, ZOO_REFUSED
+from .test_star_programs import ZOO, ZOO_REFUSED
 
 PROJECTIONS, MAPS, T20S = "relion-projections/", "maps-atoms/", "t20s-cryosparc/"
 NOT_FOUND = r"stacks .* not found, .*--image-root"

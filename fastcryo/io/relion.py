@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -54,6 +55,7 @@ OF_OPTICS = (
 )
 # The number of an image whose name has none: it has to be the only one of its file.
 WHOLE_FILE = "0"
+NUMBER = re.compile(r"[0-9]{1,99}")
 LARGEST_STACK = 2**31
 ASSUMED_AMPLITUDE_CONTRAST = 0.1
 
@@ -251,19 +253,22 @@ def _dimensions(optics: Table) -> set[float]:
 def _images(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[Path, ...]]:
     if "rlnImageName" not in table:
         return np.zeros(len(table), np.int64), np.arange(len(table)), ()
-    names = table.strings("rlnImageName")
-    parts = [name.partition("@") for name in names]
-    for row, (number, _, stack) in enumerate(parts):
-        numbered = number.isascii() and number.isdecimal() and stack
-        if "@" not in names[row] and number:
-            parts[row] = (WHOLE_FILE, "@", number)
-        elif not numbered or not 0 < int(number) <= LARGEST_STACK:
+    numbers = np.empty(len(table), np.int64)
+    files: list[str] = []
+    known: dict[str, str] = {}  # each name of a file once, not once per image
+    for row, name in enumerate(table.strings("rlnImageName")):
+        number, at, file = name.partition("@")
+        if name and not at:
+            number, file = WHOLE_FILE, name
+        elif not (file and NUMBER.fullmatch(number) and 0 < int(number) <= LARGEST_STACK):
             raise InputError(
-                f"{table.path}: rlnImageName of row {row + 1} is {names[row]!r}, a number from 1 "
+                f"{table.path}: rlnImageName of row {row + 1} is {name!r}, a number from 1 "
                 "and a stack are needed (000001@stack.mrcs)"
             )
-    stack, stacks = index_stacks([p[2] for p in parts])
-    return stack, np.array([int(p[0]) for p in parts]) - 1, stacks
+        numbers[row] = int(number) - 1
+        files.append(known.setdefault(file, file))
+    stack, stacks = index_stacks(files)
+    return stack, numbers, stacks
 
 
 def _shifts(

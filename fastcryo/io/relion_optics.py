@@ -64,6 +64,17 @@ class Rows:
         values = table.strings(column)
         return values if table is self.particles else [values[g] for g in self.group]
 
+    def distinct(self, column: str) -> tuple[list[str], NDArray[np.int64]]:
+        """Return the different texts of a column, and which of them each particle has."""
+        table = self.table_of(column)
+        if table is None:
+            return [""], np.zeros(len(self.particles), np.int64)
+        values = table.strings(column)
+        texts = sorted(set(values))
+        number = {text: i for i, text in enumerate(texts)}
+        codes = np.array([number[value] for value in values], np.int64)
+        return texts, codes if table is self.particles else codes[self.group]
+
 
 def join_optics(table: Table, optics: Table | None) -> Rows:
     """Find the optics group of every particle; `InputError` if one is unknown or ambiguous."""
@@ -127,8 +138,8 @@ def optics_groups(
         *(rows.numbers(c, one) for c, one in zip(MAGNIFICATION, IDENTITY, strict=True)),
         _correction(rows),
     )
-    zernike = [np.unique(rows.texts(c), return_inverse=True) for c in ZERNIKE]
-    columns += tuple(codes.reshape(-1).astype(np.float64) for _, codes in zernike)
+    zernike = [rows.distinct(c) for c in ZERNIKE]
+    columns += tuple(codes.astype(np.float64) for _, codes in zernike)
     known = [np.zeros(len(rows.group)) if c is None else c for c in columns]
     values, group = distinct_rows([rows.group, *known])
     names = [f"opticsGroup{i + 1}" for i in range(len(values))]
@@ -143,7 +154,7 @@ def optics_groups(
             for column, value in zip(columns[:4], row[1:5], strict=True)
         )
         odd, even = (
-            _coefficients(path, c, str(texts[int(code)]))
+            _coefficients(path, c, texts[int(code)])
             for c, (texts, _), code in zip(ZERNIKE, zernike, row[13:15], strict=True)
         )
         tilt = tuple(row[6:8])

@@ -7,18 +7,23 @@ lines at white space, whatever the words: ``_1.mrc``, ``data_1.mrc`` and ``$1.mr
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from gemmi import cif
 
 # Bytes beyond ASCII are marked, as ~E9~, while gemmi has them.
 MARKS = {byte: f"~{byte:02X}~" for byte in range(0x80, 0x100)}
-MARKED = re.compile(r"~([89A-F][0-9A-F])~")
 MARKED_RUN = re.compile(r"(?:~[89A-F][0-9A-F]~)+")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 UTF8_MARK = b"\xef\xbb\xbf"
+# Of a value in a column; no STAR file holds it.
+END = "\0"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 WORD = re.compile(r'"([^"]*)"(?=\s|$)|\'([^\']*)\'(?=\s|$)|(\S+)')
-RESERVED = re.compile(r"(?i)data_|loop_|save_|stop_|global_|[_#$'\";\[\]]")
+RESERVED_WORDS = r"data_|loop_|save_|stop_|global_|[_#$'\";\[\]]"
+RESERVED = re.compile(rf"(?i){RESERVED_WORDS}")
+TO_UNQUOTE = re.compile(rf"{END}(?:['\";]|[.?]{END})")
+TO_QUOTE = re.compile(rf"(?i){END}(?:{RESERVED_WORDS}|[.?]?{END})|\s")
 
 
 class StarSyntaxError(ValueError):
@@ -29,18 +34,23 @@ class StarSyntaxError(ValueError):
         self.of_row = of_row
 
 
-def plain_text(raw: bytes) -> str:
-    """Return the text of a file in ASCII, with line feeds; other bytes are marked."""
+def in_utf8(raw: bytes) -> bytes:
+    """Return the bytes of a file without a byte order mark; UTF-16 becomes UTF-8."""
     if raw.startswith(UTF16_MARKS):
         raw = raw.decode("utf-16", errors="replace").encode()
-    raw = raw.removeprefix(UTF8_MARK)
+    return raw.removeprefix(UTF8_MARK)
+
+
+def plain_text(raw: bytes) -> str:
+    """Return text in ASCII, with line feeds; other bytes are marked."""
     if b"\r" in raw:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return raw.decode("latin-1").translate(MARKS)
+    text = raw.decode("latin-1")
+    return text if raw.isascii() else text.translate(MARKS)
 
 
 def unmarked(text: str) -> str:
-    """Undo `plain_text` in a word: UTF-8, or else Latin-1."""
+    """Undo `plain_text` in a word or a column: UTF-8, or else Latin-1."""
 
     def decoded(found: re.Match) -> str:
         raw = bytes.fromhex(found[0].replace("~", ""))
@@ -52,12 +62,9 @@ def unmarked(text: str) -> str:
     return MARKED_RUN.sub(decoded, text)
 
 
-def unmarked_columns(columns: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Undo `plain_text` in names and values of columns."""
-    return {
-        unmarked(name): [unmarked(v) if "~" in v else v for v in values]
-        for name, values in columns.items()
-    }
+def joined(values: list[str]) -> str:
+    """Return the values of a column as one text, each followed by `END`."""
+    return END.join((*values, ""))
 
 
 def quoted(value: str) -> str:
@@ -68,13 +75,26 @@ def quoted(value: str) -> str:
     return f'"{value}"' if '"' not in value and "\n" not in value else cif.quote(value)
 
 
-def blocks_by_lines(text: str) -> dict[str, dict[str, list[str]]]:
+def unquoted_column(column: str) -> list[str]:
+    """Return the values of a column, see `joined`, without quotes; unknown ones are empty."""
+    values = column.split(END)[:-1]
+    quotes = TO_UNQUOTE.search(END + column)
+    return [cif.as_string(value) for value in values] if quotes else values
+
+
+def quoted_column(values: Sequence[str]) -> Sequence[str]:
+    """Quote the values of a column; one search finds that most columns need nothing."""
+    text = END.join(("", *values, ""))
+    return [quoted(value) for value in values] if TO_QUOTE.search(text) else values
+
+
+def blocks_by_lines(text: str) -> dict[str, dict[str, str]]:
     """Read blocks as RELION does: a row per line, words between white space.
 
     Returns
     -------
-    dict of str to dict of str to list of str
-        Columns by the names of blocks; values quoted as gemmi does.
+    dict of str to dict of str to str
+        Columns by the names of blocks, see `joined`; values quoted as gemmi does.
 
     Raises
     ------
@@ -120,7 +140,7 @@ def blocks_by_lines(text: str) -> dict[str, dict[str, list[str]]]:
             columns[words[0][1:]] = [cif.quote(words[1])]
         else:
             raise StarSyntaxError(f"line {number}: expected a name and a value", True)
-    return blocks
+    return {name: {c: joined(v) for c, v in found.items()} for name, found in blocks.items()}
 
 
 def _words(line: str) -> list[str]:
