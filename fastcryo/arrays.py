@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastcryo.backends import on_card
 from fastcryo.kernels.cpu import vectors as cpu_vectors
@@ -42,6 +42,14 @@ def total_of_planes(by_plane: Any, multiplicity: NDArray[np.float64]) -> Any:
 def fetch(array: Any) -> NDArray:
     """Return an array on the host."""
     return array if on_host(array) else array.copy_to_host()
+
+
+def kernel_array(array: ArrayLike, dtype: DTypeLike | None = None) -> NDArray:
+    """Return a host array as kernels take it: contiguous and writable, a copy only where needed.
+
+    A read-only array is another type to Numba: kernels would be compiled anew for it, some in vain.
+    """
+    return np.require(array, dtype, "CWE")
 
 
 def empty_like(array: Any, dtype: DTypeLike | None = None) -> Any:

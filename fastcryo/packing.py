@@ -10,17 +10,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from fastcryo.arrays import kernel_array
 from fastcryo.errors import InputError
-from fastcryo.kernels.cpu import aberrations, prepare
+from fastcryo.kernels.cpu import aberrations, fft, image_transforms, prepare
 from fastcryo.operators import SliceOperator
-from fastcryo.threads import in_threads
+from fastcryo.threads import in_threads, scratch
 
 if TYPE_CHECKING:
     from fastcryo.card_packing import CardPacker
@@ -49,7 +51,7 @@ class Source:
         All images, in the order in which to read them.
     read : callable
         From indices of images to their pixels, (m, M, M), in the precision of the problem, finite
-        or not; called by several threads.
+        or not; called by several threads, and what it returns is a thread's until its next call.
     refuse : callable
         Raises an InputError that names those of some images that are not finite.
     progress : callable or None
@@ -264,12 +266,12 @@ class Packer:
 def half_transforms(images: NDArray, radius: int) -> NDArray:
     """Return the columns 0 to R, at least, of rfft2 of images.
 
-    The rows are transformed first. Where the disc is much smaller than the images, the columns
-    that hold none of it are cut off then, and cost nothing along y.
+    Of them only the rows |ky| <= R mean anything, and the next call of the thread overwrites them.
+    Sides with prime factors beyond 11, and images smaller than bundles, are left to scipy.
 
     Parameters
     ----------
-    images : ndarray, shape (m, M, M), real
+    images : ndarray, shape (m, M, M), float32 or float64
     radius : int
         R.
 
@@ -277,9 +279,37 @@ def half_transforms(images: NDArray, radius: int) -> NDArray:
     -------
     ndarray, shape (m, M, W), complex
     """
+    count, side, real = len(images), images.shape[2], images.dtype
+    lanes, kept = fft.lanes_of(real), radius + 1
+    lengths = _lengths_of(side, real)
+    if lengths is None or side < 2 * lanes or kept < lanes:
+        return _other_half_transforms(images, kept)
+    images = kernel_array(images)
+    work = scratch("bundle", (2 * lanes * side,), real)
+    plane = scratch("plane", (2 * kept * side,), real)
+    out = scratch("half transforms", (2 * (count * side + 1) * kept,), real)
+    image_transforms.transform_images(images, lengths, work, plane, out)
+    transforms = out[: 2 * count * side * kept].view(np.result_type(real, np.complex64))
+    return transforms.reshape(count, side, kept)
+
+
+@lru_cache(maxsize=8)
+def _lengths_of(side: int, real: np.dtype) -> fft.Lengths | None:
+    """Return the tables of transforms of a length; None where kernels cannot do them."""
+    if numba.config.DISABLE_JIT or fft.radices_of(side) is None:
+        return None
+    return fft.lengths_of(side, real)
+
+
+def _other_half_transforms(images: NDArray, kept: int) -> NDArray:
+    """Do as `half_transforms`, for any side.
+
+    The rows are transformed first. Where the disc is much smaller than the images, the columns
+    that hold none of it are cut off then, and cost nothing along y.
+    """
     transforms = scipy.fft.rfft(images, axis=2, workers=1)
-    if radius + 1 < (1 - WORTH_CUTTING) * transforms.shape[2]:
-        transforms = np.ascontiguousarray(transforms[:, :, : radius + 1])
+    if kept < (1 - WORTH_CUTTING) * transforms.shape[2]:
+        transforms = np.ascontiguousarray(transforms[:, :, :kept])
     return scipy.fft.fft(transforms, axis=1, workers=1, overwrite_x=True)
 
 

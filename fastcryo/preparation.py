@@ -20,6 +20,7 @@ from fastcryo.operators import SliceOperator
 from fastcryo.packing import ImagingTables, Packer, Source, stream
 from fastcryo.rotations import orthonormal_rotations
 from fastcryo.symmetry import replicated, symmetry_matrices
+from fastcryo.threads import scratch
 
 if TYPE_CHECKING:
     from fastcryo.optics import Imaging
@@ -351,7 +352,9 @@ def source_of_particles(
     """Return the source of the images of particles, in the order in which they lie on disk."""
 
     def read(members: NDArray[np.int64]) -> NDArray:
-        images = particles.images(members, check_finite=False).astype(dtype, copy=False)
+        shape = len(members), particles.box, particles.box
+        images = scratch("pixels", shape, np.float32)
+        images = particles.images(members, check_finite=False, out=images).astype(dtype, copy=False)
         return np.negative(images, out=images) if invert else images
 
     return Source(particles.box, particles.reading_order(), read, particles.images, progress)

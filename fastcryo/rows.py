@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastcryo.arrays import kernel_array
 from fastcryo.errors import InputError
 from fastcryo.kernels.cpu import codes
 
@@ -180,7 +181,7 @@ def checked_batch(batch: ArrayLike, count: int) -> NDArray:
     InputError
         No list of indices, an empty one, or one out of range.
     """
-    images = np.ascontiguousarray(batch)
+    images = kernel_array(batch)
     if images.ndim != 1 or images.size == 0 or images.dtype.kind not in "iu":
         raise InputError("batch: a non-empty list of image indices is needed")
     if images.min() < 0 or images.max() >= count:

@@ -10,6 +10,7 @@ stays a plain function, so that kernels made by a factory are found again in the
 import contextlib
 import functools
 import hashlib
+import importlib
 import os
 import secrets
 import threading
@@ -19,6 +20,7 @@ from pathlib import Path
 import numba
 from numba.core import bytecode
 from numba.extending import intrinsic, register_jitable
+from numba.np import linalg
 
 # OpenMP threads that spin between launches wait for a processor that another program, or another
 # thread of this one, holds: a launch took 2 ms on average on a machine with two shared cores, and
@@ -44,6 +46,25 @@ SOURCES = _hash_of_sources()
 # compiled, with the same number by chance, a third one would load one and call it in place of the
 # other (numba issue 10486). So numbers are drawn.
 bytecode.FunctionIdentity._unique_ids = iter(functools.partial(secrets.randbits, 64), None)
+
+
+def _import_without_blas():
+    """Import Numba's array functions without scipy.linalg: 22 MB and 0.1 s of every process.
+
+    They import it to see whether there is a BLAS, which no kernel here calls. Where others compile
+    a call of it, Numba looks again.
+    """
+    look = getattr(linalg, "ensure_blas", None)
+    if look is None:
+        return
+    linalg.ensure_blas = lambda: None
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = look
+
+
+_import_without_blas()
 
 # A launch uses all threads; Numba's own layer ("workqueue") aborts the process when a second Python
 # thread launches meanwhile.

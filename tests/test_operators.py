@@ -224,6 +224,19 @@ def test_volumes_of_another_layout_or_precision_are_converted():
     np.testing.assert_array_equal(operator.forward(volume.astype(complex), rotations), expected)
 
 
+@pytest.mark.parametrize("interpolation", [*INTERPOLATIONS, "kaiser_bessel"])
+def test_read_only_volumes_and_samples_are_as_good_as_others(interpolation):
+    op = SliceOperator(FourierGrid(32), interpolation)
+    given = random_half(op.grid, "float32"), op.forward(random_half(op.grid, "float32"), views())
+    wanted = op.forward(given[0], views()), op.adjoint(given[1], views())
+    for array in given:
+        array.flags.writeable = False
+    np.testing.assert_array_equal(op.forward(given[0], views()), wanted[0])
+    np.testing.assert_array_equal(op.adjoint(given[1], views()), wanted[1])
+    with pytest.raises(InputError, match="writable"):
+        op.forward(given[0], views(), out=given[1])
+
+
 def test_no_views_give_no_slices_and_an_empty_back_projection():
     grid = FourierGrid(12)
     operator = SliceOperator(grid)

@@ -80,6 +80,26 @@ def test_import_compiles_nothing():
     assert run_python(code) == ["True", "0"]
 
 
+AN_EPOCH = """
+import sys
+import numba
+import numpy as np
+import fastcryo as fc
+images = np.random.default_rng(0).standard_normal((4, 32, 32), dtype=np.float32)
+views = fc.rotation_matrices(*np.random.default_rng(1).uniform(0, 180, (3, 4)))
+problem = fc.KnownPoseProblem.from_arrays(images, views, 1.5)
+fc.sgd(problem, epochs=1)
+print("scipy.linalg" in sys.modules)
+product = numba.njit(lambda a, b: a @ b)(np.eye(2), np.array([[1.0, 2.0], [3.0, 4.0]]))
+print(*product.ravel())
+"""
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+def test_kernels_do_without_scipys_linear_algebra_and_others_still_get_it():
+    assert run_python(AN_EPOCH) == ["False", "1.0", "2.0", "3.0", "4.0"]
+
+
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
 @pytest.mark.parametrize("user_folder", ["writable", "read-only"])
 def test_a_read_only_installation_compiles_into_the_users_cache_or_into_memory(

@@ -1,5 +1,6 @@
 """The pass over all images: what it packs, in which order it reads, what does not change it."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -17,6 +18,7 @@ from fastcryo.kernels.cpu import codes
 from fastcryo.packing import half_transforms, pieces
 from fastcryo.particles import OpticsGroup, Particles
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.rotations import rotation_matrices
 from fastcryo.threads import in_threads
 
 from . import naive
@@ -53,7 +55,9 @@ def build(data, **options):
 
 
 @pytest.mark.parametrize("with_ctf", [True, False])
-@pytest.mark.parametrize(("side", "box"), [(20, 20), (21, 21), (20, 12), (21, 12), (35, 9)])
+@pytest.mark.parametrize(
+    ("side", "box"), [(20, 20), (21, 21), (20, 12), (21, 12), (35, 9), (36, 36)]
+)
 def test_packed_samples_are_those_of_the_definition(side, box, with_ctf):
     data = naive.data_set(side)
     radius = (box - 1) // 2
@@ -87,15 +91,55 @@ def test_packed_samples_are_those_of_the_definition(side, box, with_ctf):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("side", "radius"), [(16, 7), (16, 3), (17, 8), (17, 5), (30, 4)])
-def test_columns_cut_off_before_their_transform_are_not_missed(side, radius, dtype):
-    images = np.random.default_rng(0).normal(size=(3, side, side)).astype(dtype)
-    found = half_transforms(images, radius)
-    expected = np.fft.rfft2(images.astype(np.float64))[:, :, : found.shape[2]]
-    assert radius + 1 <= found.shape[2]
-    assert found.dtype == np.result_type(dtype, np.complex64)
-    limit = 8 * np.finfo(dtype).eps * np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+def test_half_transforms_are_those_of_the_definition(dtype):
+    # Bundles that fill the image, that do not, and the sides and radii that are left to scipy.
+    sides = [16, 17, 30, 32, 33, 36, 62, 63, 64, 66, 100, 105, 320]
+    for side, part in itertools.product(sides, (0.2, 0.5, 0.77, 1.0)):
+        radius = int(part * ((side - 1) // 2))
+        images = np.random.default_rng(side).normal(size=(2, side, side)).astype(dtype)
+        found = half_transforms(images, radius)
+        assert found.shape[2] >= radius + 1
+        assert found.dtype == np.result_type(dtype, np.complex64)
+        expected = np.fft.rfft2(images.astype(np.float64))[:, :, : found.shape[2]]
+        kept = np.arange(-radius, radius + 1)
+        limit = 4 * np.finfo(dtype).eps * np.abs(expected).max()
+        np.testing.assert_allclose(
+            found[:, kept], expected[:, kept], rtol=0, atol=limit, err_msg=f"{side}, {radius}"
+        )
+
+
+def test_single_precision_packs_what_double_precision_does():
+    data = naive.data_set(40)
+    data.images = data.images.astype(np.float32)
+    found, expected = (build(data, box=36, dtype=dtype) for dtype in ("float32", "float64"))
+    limit = 4e-7 * np.abs(expected.data).max()
+    np.testing.assert_allclose(found.data, expected.data, rtol=0, atol=limit)
+    np.testing.assert_allclose(found.weights, expected.weights, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.energies, expected.energies, rtol=1e-6)
+
+
+def test_half_transforms_do_not_depend_on_the_images_beside():
+    images = np.random.default_rng(0).normal(size=(5, 36, 36)).astype(np.float32)
+    together = half_transforms(images, 17).copy()
+    kept = np.arange(-17, 18)
+    for image, expected in zip(images, together, strict=True):
+        alone = half_transforms(image[None], 17)
+        np.testing.assert_array_equal(alone[0, kept], expected[kept])
+
+
+@pytest.mark.parametrize("kind", ["read-only", "Fortran", "strided", "big-endian"])
+def test_images_of_an_array_are_prepared_whatever_its_layout(kind):
+    images = np.random.default_rng(0).standard_normal((3, 36, 36), dtype=np.float32)
+    given = {
+        "read-only": images.copy(),
+        "Fortran": np.asfortranarray(images),
+        "strided": np.repeat(images, 2, axis=2)[:, :, ::2],
+        "big-endian": images.astype(">f4"),
+    }[kind]
+    given.flags.writeable = kind != "read-only"
+    views = rotation_matrices(*np.random.default_rng(1).uniform(0, 180, (3, 3)))
+    wanted, found = (KnownPoseProblem.from_arrays(a, views, 1.0) for a in (images, given))
+    np.testing.assert_array_equal(found.data, wanted.data)
 
 
 def test_most_columns_are_cut_off_where_the_disc_is_small():

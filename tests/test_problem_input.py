@@ -134,7 +134,7 @@ class TableOfParticles:
     def __len__(self):
         return len(self.stack)
 
-    def images(self, indices, check_finite=True):
+    def images(self, indices, check_finite=True, out=None):
         return self.stack[indices].astype(np.float32)
 
     def reading_order(self):

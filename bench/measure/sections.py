@@ -97,8 +97,8 @@ def system_section(record: dict) -> list[str]:
         name = "`fastcryo demo` with an empty cache of kernels"
         figure_of[name] = f"{made['demo_seconds']:.0f} s"
         figure_of["of which compiling"] = f"{made['compilation_seconds']:.0f} s"
-    peak = f"peak of the gradient's allocations, N = {memory['box']}"
-    figure_of[peak] = f"{memory['half_volumes']:.2f} half volumes"
+    peak = f"gradient, N = {memory['box']}, {memory['threads']} threads: peak of its allocations"
+    figure_of[peak] = f"{memory['half_volumes']:.2f} half volumes beside V and the result"
     figure_of[f"same bits with {numbers} threads"] = same
     lines = [*markdown(["figure", "measured"], figure_of.items()), ""]
     lines += [f"Gradient by number of threads, N = {threads['box']}:", ""]

@@ -140,7 +140,11 @@ class Particles:
         )
 
     def images(
-        self, indices: ArrayLike | None = None, *, check_finite: bool = True
+        self,
+        indices: ArrayLike | None = None,
+        *,
+        check_finite: bool = True,
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Read images; stack by stack and in the order they lie on disk.
 
@@ -153,11 +157,13 @@ class Particles:
             Which particles, in any order; all unless given.
         check_finite : bool
             Refuse NaN and infinite pixels.
+        out : ndarray, shape (m, box, box), float32, optional
+            Where to put them; new memory unless given.
 
         Returns
         -------
         ndarray, shape (m, box, box), float32
-            In the order of `indices`.
+            In the order of `indices`; `out` if it is given.
 
         Raises
         ------
@@ -169,7 +175,7 @@ class Particles:
             raise InputError(f"{self.source}: names no images, only its metadata can be used")
         indices = np.arange(len(self)) if indices is None else np.arange(len(self))[indices]
         box = open_stack(self.stacks[0]).box if self.box is None else self.box
-        images = np.empty((len(indices), box, box), dtype=np.float32)
+        images = np.empty((len(indices), box, box), dtype=np.float32) if out is None else out
         order = self.reading_order(indices)
         stacks, slices = self.stack[indices[order]], self.slice[indices[order]]
         # Neighbours in a stack that are neighbours in the result are read in one go.

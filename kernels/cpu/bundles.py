@@ -164,23 +164,31 @@ def read_block(typingctx, array, place, step, work, places, i):
 
 
 @intrinsic_function
-def write_block(typingctx, work, places, i, array, place, step):
-    """Copy rows of a bundle to columns of an array, the inverse of `read_block`."""
+def write_block(typingctx, work, places, i, array, place, step, conjugate):
+    """Copy rows of a bundle to columns of an array, the inverse of `read_block`.
+
+    `conjugate`, a tuple of one number or none: write the conjugate.
+    """
     flat_reals(array, work)
     all_integers(place, step, i)
     demand(places == types.Array(types.int64, 1, "C"), f"places must be int64, got {places}")
 
+    mirror = len(conjugate) > 0
+
     def generate(context, builder, sig, args):
-        work, places, i, array, place, step = args
+        work, places, i, array, place, step, _ = args
         target = Rows(context, builder, sig.args[3], array)
-        rows = Rows(context, builder, sig.args[0], work)
+        rows, do = Rows(context, builder, sig.args[0], work), Arithmetic(builder)
         half = rows.lanes // 2
         data = context.make_array(sig.args[1])(context, builder, value=places).data
         low, high = [], []
         for c in range(half):
             at = builder.add(i, ir.Constant(INTEGER, c))
             row = builder.load(builder.gep(data, [at]))
-            a, b = _merged(builder, *rows.load_row(row))
+            re, im = rows.load_row(row)
+            if mirror:
+                im = do.sub(rows.constant(0.0), im)
+            a, b = _merged(builder, re, im)
             low.append(a)
             high.append(b)
         for line in [*_transposed(builder, low), *_transposed(builder, high)]:
@@ -188,7 +196,7 @@ def write_block(typingctx, work, places, i, array, place, step):
             place = builder.add(place, step)
         return context.get_dummy_value()
 
-    return types.void(work, places, i, array, place, step), generate
+    return types.void(work, places, i, array, place, step, conjugate), generate
 
 
 @intrinsic_function
@@ -260,6 +268,27 @@ def weigh_row(typingctx, work, row, out, to, weights, place, factor):
         return context.get_dummy_value()
 
     return types.void(work, row, out, to, weights, place, factor), generate
+
+
+@intrinsic_function
+def read_halved(typingctx, array, place, work, row):
+    """Copy half of the numbers from `place` on to a row, two bundles of real lines.
+
+    Those of the second bundle become imaginary parts. `unpack_row` makes twice what it reads.
+    """
+    flat_reals(array, work)
+    all_integers(place, row)
+
+    def generate(context, builder, sig, args):
+        array, place, work, row = args
+        source = Rows(context, builder, sig.args[0], array)
+        rows, do = Rows(context, builder, sig.args[2], work), Arithmetic(builder)
+        half = rows.constant(0.5)
+        parts = [do.mul(source.load(place, more), half) for more in (0, rows.lanes)]
+        rows.store_row(parts, row)
+        return context.get_dummy_value()
+
+    return types.void(array, place, work, row), generate
 
 
 @intrinsic_function

@@ -11,21 +11,28 @@ import numpy as np
 from numba import prange
 
 from fastcryo.kernels._jit import parallel, register, serial
-from fastcryo.kernels.formulas import ctf_without_envelope, envelope
+from fastcryo.kernels.formulas import ROUND, ctf_without_envelope, envelope, sine
 
 
 @register
 def fill_phases(turn, first, cosines, sines):
-    """Write exp(2 pi i turn f), f = first, first + 1, ..., part by part."""
+    """Write exp(2 pi i turn f), f = first, first + 1, ..., part by part.
+
+    Whole turns are taken off first, so that the sine need not: the library's took an eighth of the
+    time of packing an image of 64 px.
+    """
     for j in range(cosines.size):
-        angle = 2.0 * math.pi * turn * (first + j)
-        cosines[j] = math.cos(angle)
-        sines[j] = math.sin(angle)
+        turns = turn * (first + j)
+        turns -= (turns + ROUND) - ROUND
+        cosines[j] = sine(2.0 * math.pi * (turns + 0.25))
+        sines[j] = sine(2.0 * math.pi * turns)
 
 
 @register
 def fill_envelope(coefficients, frequency, values):
-    """Write the envelope along one axis."""
+    """Write the envelope along one axis; it is 1 already."""
+    if coefficients[5] == 0.0:
+        return
     for j in range(values.size):
         values[j] = envelope(coefficients, frequency[j], 0.0)
 
@@ -114,7 +121,7 @@ def prepare_weights(rows, ctf, length, inverse_variance, weights):
     radius = (rows.shape[0] - 1) // 2
     for i in prange(ctf.shape[0]):
         frequency = np.arange(-radius, radius + 1) / length
-        values, decay = np.empty(radius + 1), np.empty(2 * radius + 1)
+        values, decay = np.empty(radius + 1), np.ones(2 * radius + 1)
         fill_envelope(ctf[i], frequency, decay)
         for k in range(-radius, radius + 1):
             first, stop = rows[k + radius, 1], rows[k + radius, 2]

@@ -119,10 +119,12 @@ def make_sweep(process, ask, offset, tap_rows=0, reads=True, adds=True):
             segments = np.empty((LISTED * (4 * radius + 2), 5), np.int64)
             longest = radius + 1 + SPARE
             taps = (np.empty(longest, np.int64), np.full((tap_rows, longest), unit))
-            volume = make_buffer(source, depth * plane if reads else 0)
-            total = make_buffer(target, depth * plane if adds else 0)
             loaded = -1
             unit_of_work = take(counter)
+            # A thread that finds no work left needs no memory.
+            size = depth * plane if unit_of_work < units else 0
+            volume = make_buffer(source, size if reads else 0)
+            total = make_buffer(target, size if adds else 0)
             while unit_of_work < units:
                 t, part_of_batch = unit_of_work // chunks, unit_of_work % chunks
                 first_image = part_of_batch * chunk

@@ -12,8 +12,7 @@ The transpose is `gather`, `along_z` and `half_of`. Between passes there are *pl
 the order of numpy.fft, then zeros to a whole pair of bundles. Real lines are transformed two at a
 time, as the real and the imaginary part of one.
 
-Bundles are those of `fastcryo.kernels.cpu.fft`. Where lines are no multiple of a bundle, the last
-one begins earlier: some lines are then done twice, with the same result.
+Bundles are those of `fastcryo.kernels.cpu.fft`.
 """
 
 import numpy as np
@@ -24,27 +23,14 @@ from fastcryo.kernels.cpu.bundles import (
     clear_row,
     pack_real,
     pack_row,
-    read_block,
     read_row,
     unpack_row,
     weigh_row,
-    write_block,
     write_row,
 )
 from fastcryo.kernels.cpu.fft import VECTOR_BYTES, transform
+from fastcryo.kernels.cpu.lines import bundles, line_aligned, read_lines, start_of, write_lines
 from fastcryo.kernels.cpu.tickets import take
-
-
-@register
-def start_of(number, lines, bundle):
-    """Return the first line of a bundle."""
-    return min(number * bundle, lines - bundle)
-
-
-@register
-def bundles(lines, bundle):
-    """Return how many bundles there are."""
-    return (lines + bundle - 1) // bundle
 
 
 @register
@@ -52,24 +38,6 @@ def clear_rows(work, first, stop):
     """Fill rows of a bundle with zeros."""
     for row in range(first, stop):
         clear_row(work, row)
-
-
-@register
-def read_lines(array, place, step, count, work, rows):
-    """Copy lines that are rows of an array to a bundle, element c to the row rows[c]."""
-    bundle = VECTOR_BYTES // work.itemsize
-    for number in range(bundles(count, bundle // 2)):
-        c = start_of(number, count, bundle // 2)
-        read_block(array, place + 2 * c, step, work, rows, c)
-
-
-@register
-def write_lines(work, rows, array, place, step, count):
-    """Copy a bundle to lines that are rows of an array, element c from the row rows[c]."""
-    bundle = VECTOR_BYTES // work.itemsize
-    for number in range(bundles(count, bundle // 2)):
-        c = start_of(number, count, bundle // 2)
-        write_block(work, rows, c, array, place + 2 * c, step)
 
 
 @parallel
@@ -92,8 +60,8 @@ def planes_of(half, planes, box, size, lengths, inputs, threads):
     one = lengths.twiddles.dtype.type(1)
     counter = np.zeros(1, np.int64)
     for _ in prange(threads):
-        work = np.empty(2 * bundle * box, half.dtype)
-        plane = np.empty(2 * box * box, half.dtype)
+        work = line_aligned(2 * bundle * box, half)
+        plane = line_aligned(2 * box * box, half)
         kz = take(counter)
         while kz < box // 2 + 1:
             source = 2 * kz * box * box
@@ -133,8 +101,8 @@ def half_of(planes, half, box, size, lengths, outputs, fresh, threads):
     one = lengths.twiddles.dtype.type(1)
     counter = np.zeros(1, np.int64)
     for _ in prange(threads):
-        work = np.empty(2 * bundle * box, half.dtype)
-        plane = np.empty(2 * box * box, half.dtype)
+        work = line_aligned(2 * bundle * box, half)
+        plane = line_aligned(2 * box * box, half)
         kz = take(counter)
         while kz < box // 2 + 1:
             for number in range(bundles(box, bundle)):
@@ -142,7 +110,7 @@ def half_of(planes, half, box, size, lengths, outputs, fresh, threads):
                 for x in range(box):
                     read_row(planes, kz * size + 2 * (x * box + y), work, x, one, ())
                 transform(work, lengths)
-                write_lines(work, outputs, plane, 2 * y * box, 2 * box, box)
+                write_lines(work, outputs, plane, 2 * y * box, 2 * box, box, ())
             target = 2 * kz * box * box
             for number in range(bundles(box, bundle)):
                 kx = start_of(number, box, bundle)
@@ -184,8 +152,8 @@ def along_z(planes, size, count, before, after, rows, weights, factors, edge, th
     by_z = 0 if weights.size < size else size // 2
     counter = np.zeros(1, np.int64)
     for _ in prange(threads):
-        work = np.empty(2 * bundle * there, planes.dtype)
-        padded = np.empty(2 * bundle * here, planes.dtype)
+        work = line_aligned(2 * bundle * there, planes)
+        padded = line_aligned(2 * bundle * here, planes)
         number = take(counter)
         while number < size // (4 * bundle):
             first, second = 4 * bundle * number, 4 * bundle * number + 2 * bundle
@@ -260,8 +228,8 @@ def spread(planes, extended, box, size, lengths, inputs, elements, widths, centr
     one = lengths.twiddles.dtype.type(1)
     counter = np.zeros(1, np.int64)
     for _ in prange(threads):
-        work = np.empty(2 * bundle * fine, planes.dtype)
-        plane = np.empty(2 * columns * box, planes.dtype)
+        work = line_aligned(2 * bundle * fine, planes)
+        plane = line_aligned(2 * columns * box, planes)
         z = take(counter)
         while z < widths.shape[0]:
             reach = reach_of(widths, z, centre, 0, columns)
@@ -309,8 +277,8 @@ def gather(extended, planes, box, size, lengths, wrapped, outputs, widths, centr
     one = lengths.twiddles.dtype.type(1)
     counter = np.zeros(1, np.int64)
     for _ in prange(threads):
-        work = np.empty(2 * bundle * fine, planes.dtype)
-        plane = np.empty(2 * columns * box, planes.dtype)
+        work = line_aligned(2 * bundle * fine, planes)
+        plane = line_aligned(2 * columns * box, planes)
         kz = take(counter)
         while kz < fine // 2 + 1:
             fresh = True
@@ -335,7 +303,7 @@ def gather(extended, planes, box, size, lengths, wrapped, outputs, widths, centr
                         place = 2 * ((z * columns + r) * columns + e)
                         read_row(extended, place, work, wrapped[r], -one, (0,))
                     transform(work, lengths)
-                    write_lines(work, outputs, plane, 2 * e * box, 2 * box, box)
+                    write_lines(work, outputs, plane, 2 * e * box, 2 * box, box, ())
                 for number in range(bundles(box, bundle)):
                     y = start_of(number, box, bundle)
                     first = number * bundle - y
