@@ -410,7 +410,8 @@ def _failure(error: BaseException, command: str) -> tuple[int, str]:
     if isinstance(error, InputError):
         return 2, str(error)
     if isinstance(error, MemoryError):
-        return 2, f"not enough memory ({error}); use a smaller --box or --maxres"
+        smaller = "--box or --count" if command == "simulate" else "--box or --maxres"
+        return 2, f"not enough memory ({error}); use a smaller {smaller}"
     if isinstance(error, KeyboardInterrupt):
         kept = "; finished epochs are kept, repeat the command with --resume to go on"
         return INTERRUPTED, "interrupted" + (kept if command == "reconstruct" else "")

@@ -51,7 +51,9 @@ class Comparison:
             resolution = self.pixel_size / curves.frequencies[shell]
             values = "".join(f"{getattr(curves, c)[shell]:11.4f}" for c in columns)
             lines.append(f"{resolution:11.3f}  {values}")
-        lines.append(f"resolution: {self.resolution:.2f} Å (FSC {self.threshold:g})")
+        never = (curves.best[1:] >= self.threshold).all()
+        beyond = " or better, the curve stays above up to the last shell" if never else ""
+        lines.append(f"resolution: {self.resolution:.2f} Å (FSC {self.threshold:g}){beyond}")
         return lines
 
     def save(self, path: str | os.PathLike, command: str = "", overwrite: bool = False) -> None:

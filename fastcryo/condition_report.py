@@ -21,6 +21,7 @@ from fastcryo.conditioning import (
 from fastcryo.errors import InputError
 from fastcryo.particles import Particles
 from fastcryo.problem import KnownPoseProblem
+from fastcryo.run_folder import make_folder
 
 Report = Callable[[str, int, int, str], None]
 
@@ -197,12 +198,7 @@ def condition(
 
 def _open_folder(folder: str | os.PathLike, overwrite: bool) -> Path:
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written to ({error.strerror}), choose another --out"
-        ) from error
+    make_folder(folder)
     for name in OUTPUTS:
         if (folder / name).exists() and not overwrite:
             raise InputError(

@@ -22,6 +22,30 @@ def positive_number(text: str) -> float:
     return value
 
 
+def number(text: str) -> float:
+    """Parse a number, which must be finite."""
+    value = float(text)
+    if not abs(value) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be a finite number")
+    return value
+
+
+def number_from_zero(text: str) -> float:
+    """Parse a number of zero or more."""
+    value = number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
+
+
+def seed(text: str) -> int:
+    """Parse the seed of a generator of random numbers."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
+
+
 def background_radius(text: str) -> float:
     """Parse a radius, which may stand where the particles were meant to."""
     try:

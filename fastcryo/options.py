@@ -18,10 +18,13 @@ from fastcryo.option_groups import (
 )
 from fastcryo.option_values import (
     background_radius,
+    number,
+    number_from_zero,
     positive_integer,
     positive_number,
     preconditioner_name,
     prior,
+    seed,
     step_rule,
     threshold_rule,
     variance_reduction_name,
@@ -91,7 +94,7 @@ def _reconstruct(commands) -> None:
         help="correct the gradients of minibatches by that of all images (default: svrg)",
     )
     option(solver, "--initial-step", type=positive_number, help="first step size")
-    option(solver, "--armijo", type=float, help="constant c of the Armijo condition")
+    option(solver, "--armijo", type=number, help="constant c of the Armijo condition")
     option(
         solver,
         "--threshold",
@@ -175,7 +178,7 @@ def _reconstruct(commands) -> None:
         metavar="MRC|auto|sphere[:R]",
         help="mask for the FSC: a file with values 0 to 1, from the map, or a ball of R angstrom",
     )
-    option(data, "--seed", "--random-seed", type=int, default=0, help="default: 0")
+    option(data, "--seed", "--random-seed", type=seed, default=0, help="default: 0")
     option(parser, "--resume", "--continue", action="store_true", help="go on after a killed run")
     option(parser, "--dry-run", action="store_true", help="read, print the plan, do nothing")
 
@@ -222,7 +225,13 @@ def _condition(commands) -> None:
     option(parser, "--image-size", type=positive_integer, help="side of the images, if unknown")
     option(parser, "--maxres", type=positive_number, help="highest resolution used, angstrom")
     symmetry(parser)
-    option(parser, "--regularization", type=float, default=1e-8, help="lambda (default: 1e-8)")
+    option(
+        parser,
+        "--regularization",
+        type=number_from_zero,
+        default=1e-8,
+        help="lambda (default: 1e-8)",
+    )
     window(parser)
     backend(parser)
 
@@ -267,19 +276,19 @@ def _simulate(commands) -> None:
     option(
         parser,
         "--astigmatism",
-        type=float,
+        type=number,
         default=200.0,
         help="standard deviation of U - V, angstrom (default: 200)",
     )
-    option(parser, "--phase-shift", type=float, default=0.0, help="degrees (default: 0)")
-    option(parser, "--bfactor", type=float, default=0.0, help="square angstrom (default: 0)")
+    option(parser, "--phase-shift", type=number, default=0.0, help="degrees (default: 0)")
+    option(parser, "--bfactor", type=number, default=0.0, help="square angstrom (default: 0)")
     option(parser, "--kv", type=positive_number, default=300.0, help="voltage (default: 300)")
-    option(parser, "--cs", type=float, default=2.7, help="spherical aberration, mm (default: 2.7)")
-    option(parser, "--ac", type=float, default=0.1, help="amplitude contrast (default: 0.1)")
+    option(parser, "--cs", type=number, default=2.7, help="spherical aberration, mm (default: 2.7)")
+    option(parser, "--ac", type=number, default=0.1, help="amplitude contrast (default: 0.1)")
     option(
         parser,
         "--shift-std",
-        type=float,
+        type=number,
         default=3.0,
         help="standard deviation of the origin offsets, angstrom (default: 3)",
     )
@@ -292,7 +301,7 @@ def _simulate(commands) -> None:
         help="of preferred views about z (default: 5)",
     )
     option(parser, "--invert", action="store_true", help="protein dark on white")
-    option(parser, "--seed", "--random-seed", type=int, default=0, help="default: 0")
+    option(parser, "--seed", "--random-seed", type=seed, default=0, help="default: 0")
 
 
 def _fsc(commands) -> None:
@@ -301,7 +310,7 @@ def _fsc(commands) -> None:
     parser.add_argument("map2", metavar="B.mrc")
     option(parser, "--mask", metavar="MRC", help="values 0 to 1")
     option(parser, "--angpix", type=positive_number, help="voxel size, if the header's is wrong")
-    option(parser, "--threshold", type=float, default=0.143, help="default: 0.143")
+    option(parser, "--threshold", type=number, default=0.143, help="default: 0.143")
     option(
         parser, "--out", "--o", metavar="STAR", help="write the curves as STAR (and .xml beside it)"
     )
@@ -328,21 +337,21 @@ def _postprocess(commands) -> None:
         parser,
         "--mask-threshold",
         "--ini-threshold",
-        type=float,
+        type=number,
         help="density at which an automatic mask begins (default: Otsu's)",
     )
     option(parser, "--angpix", type=positive_number, help="voxel size, if the header's is wrong")
     option(
         parser,
         "--b-factor",
-        type=float,
+        type=number,
         help="sharpen by exp(B s^2 / 4), square angstrom (default: from the Guinier plot)",
     )
     option(
         parser,
         "--seed",
         "--random-seed",
-        type=int,
+        type=seed,
         default=0,
         help="of the random phases (default: 0)",
     )

@@ -17,6 +17,8 @@ from fastcryo.io.relion import read_relion, write_particles
 
 # Of pixel sizes that are brought to one another.
 LARGEST_RATIO = 4.0
+# Names that users give in place of that of the particles' metadata.
+IMAGES = (".mrc", ".mrcs", ".map", ".ccp4", ".st")
 
 __all__ = ["OpticsGroup", "Particles", "image_problems", "read_particles", "write_particles"]
 
@@ -73,6 +75,8 @@ def read_particles(
         raise InputError(f"mixed sizes: {mixed_sizes!r} is unknown, choose resample or refuse")
     if path.suffix == ".csg":
         raise InputError(f"{path}: a list of results, give the .cs files that it names")
+    if path.suffix in IMAGES and is_file(path):
+        raise InputError(f"{path}: images or a map, give the .star or .cs file of the particles")
     if is_cryosparc(path):
         particles = read_cryosparc(path, passthrough, pixel_size)
     elif passthrough is not None:

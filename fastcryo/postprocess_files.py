@@ -15,7 +15,7 @@ from fastcryo.io.mrc import write_map
 from fastcryo.masks import AUTO, mask_for, mask_from_map
 from fastcryo.plots_fsc import save_fsc_figure
 from fastcryo.postprocess import Postprocessed, postprocess
-from fastcryo.run_folder import map_name
+from fastcryo.run_folder import make_folder, map_name
 
 # Names of the files of a reconstruction, and of half-maps that were read.
 NAMES = {
@@ -137,12 +137,7 @@ def postprocess_files(
         b_factor=b_factor,
         seed=seed,
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written to ({error.strerror}), choose another --out"
-        ) from error
+    make_folder(folder)
     names = [str(half1), str(half2)]
     write_postprocessed(folder, "postprocess", after, pixel_size, names, command)
     if chosen is not None:

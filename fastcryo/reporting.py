@@ -156,8 +156,15 @@ def _opened(files: contextlib.ExitStack, path: Path, append: bool) -> TextIO | N
     with contextlib.suppress(OSError):
         mode = "a" if append else "w"
         # Every line is on its way to the disk at once: a killed run leaves what it said.
-        return files.enter_context(path.open(mode, buffering=1, encoding="utf-8"))
+        file = path.open(mode, buffering=1, encoding="utf-8")
+        files.callback(_close, file)
+        return file
     return None
+
+
+def _close(file: TextIO) -> None:
+    with contextlib.suppress(OSError):  # what a full disk has not taken is tried again here
+        file.close()
 
 
 def _write(file: TextIO | None, text: str) -> None:

@@ -25,21 +25,28 @@ def map_name(name: str) -> str:
     return "run_class001.mrc" if name == "full" else f"run_{name}_class001_unfil.mrc"
 
 
-def open_folder(folder: str | os.PathLike, resume: bool, overwrite: bool) -> Path:
-    """Make the output folder; refuse one that holds an earlier run unless told what to do.
-
-    Halves of files that a killed run left are removed.
-    """
-    folder = Path(folder)
+def make_folder(folder: Path) -> None:
+    """Make an output folder; `InputError` if no file can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
+        file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file has the name of the folder" if file else error.strerror
         raise InputError(
-            f"{folder}: cannot be written to ({error.strerror}), choose another --out"
+            f"{folder}: cannot be written to ({reason}), choose another --out"
         ) from error
+
+
+def open_folder(folder: str | os.PathLike, resume: bool, overwrite: bool) -> Path:
+    """Make the output folder; refuse one that holds an earlier run unless told what to do.
+
+    Halves of files that a killed run left are removed.
+    """
+    folder = Path(folder)
+    make_folder(folder)
     checkpoints = sorted(folder.glob("checkpoint_*.npz"))
     if overwrite:
         for path in checkpoints:

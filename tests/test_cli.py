@@ -344,7 +344,15 @@ def test_bad_options_give_one_sentence(data, tmp_path, capsys, options, word):
 
 
 @pytest.mark.parametrize(
-    "words", [["--step", "fast"], ["--epochs", "0"], ["--angpix", "-1"], ["--solver", "magic"]]
+    "words",
+    [
+        ["--step", "fast"],
+        ["--epochs", "0"],
+        ["--angpix", "-1"],
+        ["--solver", "magic"],
+        ["--seed", "-1"],
+        ["--armijo", "nan"],
+    ],
 )
 def test_bad_usage_leaves_with_status_2_and_one_line(data, tmp_path, capsys, words):
     with pytest.raises(SystemExit) as stopped:
@@ -358,6 +366,18 @@ def test_a_folder_that_cannot_be_written_is_named(data, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "out"
     assert "file/out" in refused(capsys, ["reconstruct", data / "particles.star", "--out", out])
+
+
+def test_a_file_in_place_of_the_folder_is_said_to_be_one(data, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    for command in ("reconstruct", "condition"):
+        message = refused(capsys, [command, data / "particles.star", "--out", tmp_path / "out"])
+        assert "a file has the name of the folder" in message
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_images_in_place_of_particles_are_said_to_be_images(data, capsys):
+    assert "give the .star or .cs file" in refused(capsys, ["info", data / "particles.mrcs"])
 
 
 def test_a_full_disk_removes_the_half_written_file(data, tmp_path):

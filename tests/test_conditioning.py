@@ -379,8 +379,7 @@ def test_condition_refuses_what_it_cannot_use(star, tmp_path, capsys):
     assert "resolution: 500 angstrom leaves no samples but the origin, give at most 96" in line
     line = refused(capsys, "condition", star, "--image-size", 24, "--out", out, "--box", 32)
     assert "larger than the images" in line
-    line = refused(
-        capsys, "condition", star, "--image-size", 24, "--out", out, "--regularization", -1
-    )
-    assert "regularization" in line
+    with pytest.raises(SystemExit, match="2"):
+        main(["condition", str(star), "--out", str(out), "--regularization", "-1"])
+    assert "argument --regularization: -1 must be 0 or more" in capsys.readouterr().err
     assert not list(out.glob("conditioning*"))

@@ -227,3 +227,11 @@ def test_a_disk_that_fills_later_leaves_the_checkpoint_to_resume_from(star, tmp_
     np.testing.assert_array_equal(
         read_map(whole / "run_class001.mrc")[0], read_map(broken / "run_class001.mrc")[0]
     )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_a_full_disk_ends_the_logs_and_not_the_run(tmp_path):
+    for name in ("run.log", "progress.jsonl"):
+        (tmp_path / name).symlink_to("/dev/full")
+    with logged(tmp_path, silent, ["command"]) as tell:
+        tell("full", 1, 1, "")
