@@ -139,11 +139,15 @@ def run_job(name: str, folder: Path, quick: bool) -> dict:
 
 
 def command_seconds(folder: Path) -> float:
-    """Return the seconds of the command `fastcryo reconstruct` as a user types it."""
+    """Return the seconds of `fastcryo reconstruct` as a user types it, the median of three runs."""
     star = str(folder / "set" / "particles.star")
     command = [sys.executable, "-m", "fastcryo", "reconstruct", star]
     command += ["--out", str(folder / "by-command"), "--overwrite"]
-    return timing.seconds_of(lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))
+
+    def run() -> None:
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+
+    return median(timing.seconds_of(run) for _ in range(3))
 
 
 def measure(quick: bool, tell: Callable[[str], None]) -> dict:
