@@ -373,11 +373,14 @@ def test_too_few_images_for_any_cover_are_said_to_be(tmp_path, capsys):
     assert json.loads((out / "conditioning.json").read_text())["nearest"]["bound"][-1] is None
 
 
+CPU = ("--backend", "cpu")  # of which nothing is said
+
+
 def test_condition_refuses_what_it_cannot_use(star, tmp_path, capsys):
     out = tmp_path / "out"
     line = refused(capsys, "condition", star, "--image-size", 24, "--out", out, "--maxres", 500)
     assert "resolution: 500 angstrom leaves no samples but the origin, give at most 96" in line
-    line = refused(capsys, "condition", star, "--image-size", 24, "--out", out, "--box", 32)
+    line = refused(capsys, "condition", star, "--image-size", 24, "--out", out, "--box", 32, *CPU)
     assert "larger than the images" in line
     with pytest.raises(SystemExit, match="2"):
         main(["condition", str(star), "--out", str(out), "--regularization", "-1"])
