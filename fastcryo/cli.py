@@ -131,7 +131,7 @@ def run_select(arguments: argparse.Namespace) -> None:
 
     from fastcryo import console
     from fastcryo.io.relion import write_subset
-    from fastcryo.selection import noted, with_usable_images
+    from fastcryo.selection import images_lost, noted, with_usable_images
 
     out = Path(arguments.out)
     if out.suffix != ".star":
@@ -156,6 +156,9 @@ def run_select(arguments: argparse.Namespace) -> None:
     console.print_particles(output, particles)
     write_subset(out, particles)
     output.print(f"written: {out}, {len(particles)} particles", markup=False)
+    lost = images_lost(out, particles) if particles.stacks else None
+    if lost is not None:
+        output.print(f"note: {lost}", markup=False)
 
 
 def run_condition(arguments: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from fastcryo.io.cs import is_cryosparc, read_fields
 from fastcryo.io.relion import read_rows
 from fastcryo.io.star import listing
 from fastcryo.packing import pieces
-from fastcryo.particles import Particles
+from fastcryo.particles import Particles, is_file, read_particles
 
 LONGEST_CONDITION = 10_000
 IMAGES_AT_ONCE = 64
@@ -137,6 +137,43 @@ def with_usable_images(
     ]
     kept = particles.select(np.setdiff1d(np.arange(len(particles)), list(problems)))
     return noted(particles, kept, reasons)
+
+
+def images_lost(out: Path, particles: Particles) -> str | None:
+    """Say what is needed to find the images of particles that were written to another folder.
+
+    Names of stacks stay as they were, relative to where RELION ran.
+
+    Parameters
+    ----------
+    out : Path
+        The STAR file that was written.
+    particles : Particles
+        What was written to it, in its order.
+
+    Returns
+    -------
+    str or None
+        None if the images are found from there too, or were not before.
+    """
+    if out.absolute().parent == particles.source.absolute().parent:
+        return None
+    try:
+        written = read_particles(out, need_images=False)
+    except InputError as error:
+        return str(error)
+    stacks = dict(zip(particles.stack.tolist(), written.stack.tolist(), strict=True))
+    for stack, name in stacks.items():
+        before, after = particles.stacks[stack], written.stacks[name]
+        if is_file(before) and not is_file(after):
+            there = before.absolute()
+            relative = there.parts[-len(after.parts) :] == after.parts
+            root = there.parents[len(after.parts) - 1] if relative else there.parent
+            return (
+                f"the images are named relative to another folder: give --image-root {root} "
+                f"together with {out}"
+            )
+    return None
 
 
 def _image_problems(particles: Particles, members: NDArray[np.int64]) -> dict[int, str]:

@@ -182,3 +182,17 @@ def test_the_command_writes_a_star_file_and_replaces_none(modern, capsys):
     assert main(["select", str(modern), "--o", str(modern.with_name("x.txt"))]) == 2
     assert main(["info", str(modern), "--limit", "3"]) == 0
     assert "6 particles read, 3 used" in capsys.readouterr().out
+
+
+def test_the_command_says_how_images_are_found_from_another_folder(
+    modern, tmp_path_factory, capsys
+):
+    out = tmp_path_factory.mktemp("elsewhere") / "some.star"
+    assert main(["select", str(modern), "--out", str(out)]) == 0
+    root = modern.parent
+    assert f"give --image-root {root} together with {out}" in capsys.readouterr().out
+    assert len(read_particles(out, image_root=root)) == COUNT
+    below = modern.parent / "below"
+    below.mkdir()
+    assert main(["select", str(modern), "--out", str(below / "some.star")]) == 0
+    assert "image-root" not in capsys.readouterr().out
