@@ -156,7 +156,7 @@ def run_select(arguments: argparse.Namespace) -> None:
     console.print_particles(output, particles)
     write_subset(out, particles)
     output.print(f"written: {out}, {len(particles)} particles", markup=False)
-    lost = images_lost(out, particles) if particles.stacks else None
+    lost = images_lost(out, particles)
     if lost is not None:
         output.print(f"note: {lost}", markup=False)
 

@@ -156,7 +156,7 @@ def images_lost(out: Path, particles: Particles) -> str | None:
     str or None
         None if the images are found from there too, or were not before.
     """
-    if out.absolute().parent == particles.source.absolute().parent:
+    if not particles.stacks or out.absolute().parent == particles.source.absolute().parent:
         return None
     try:
         written = read_particles(out, need_images=False)
