@@ -48,7 +48,7 @@ def write_lines(work, rows, array, place, step, count, conjugate):
 def line_aligned(size, like):
     """Return an empty flat array that begins with a line of the cache, of the type of another.
 
-    Vectors that lie across two lines make transforms of bundles take 1.4 times as long.
+    Vectors that lie across two lines make transforms of bundles take up to 1.4 times as long.
     """
     room = np.empty(size + VECTOR_BYTES // like.itemsize, like.dtype)
     begin = (-room.ctypes.data % VECTOR_BYTES) // like.itemsize
